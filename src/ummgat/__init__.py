@@ -1,0 +1,23 @@
+"""UMMGAT: complete missing MRI sequences and align centers with one generative model trained on unpaired data."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["CompletionReport", "Request", "__version__", "complete"]
+
+if TYPE_CHECKING:
+    from ummgat.complete import CompletionReport, complete
+    from ummgat.generate import Request
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for: preparing data must not wait for it."""
+    if name in ("complete", "CompletionReport"):
+        from ummgat import complete as module
+
+        return getattr(module, name)
+    if name == "Request":
+        from ummgat.generate import Request
+
+        return Request
+    raise AttributeError(f"module 'ummgat' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Measuring translations against the truth and against what needs no network."""

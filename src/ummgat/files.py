@@ -1,0 +1,115 @@
+"""Atomic writing: whatever appears under its final name is complete."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-ummgat-"
+"""What temporary files and folders start with; only those of a killed run stay."""
+
+# EDQUOT does not exist on Windows.
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Error numbers of a full disk or quota."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when not.
+
+    The temporary name keeps the suffixes of `path`, because writers choose the format by them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix="-" + path.name, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)  # mkstemp makes files private; give the user's usual permissions
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except BaseException:  # Ctrl-C included: nothing half-written may stay
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that takes its place when the block succeeds and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    aside = temporary.with_name(temporary.name + "-old")
+    try:
+        yield temporary
+        umask = os.umask(0)  # mkdtemp makes folders private; give the user's usual permissions
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if path.exists():
+            path.rename(aside)
+        temporary.rename(path)
+    except BaseException:  # Ctrl-C included
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def explained_full_disk(path: Path) -> Iterator[None]:
+    """Turn a full disk or quota into an OSError that says so and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"Disk is full: {path}. Found no space; expected room for it. Free some space and run again: finished studies "
+            "are kept, and nothing half-written is left.",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; ValueError naming the file and position if it is broken, FileNotFoundError if absent."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"File is missing: {path}. Found nothing there; expected a JSON file. Check the path, or make it first."
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"File is not valid JSON: {path}. Found {error}; expected one JSON value. Restore or make it again."
+        ) from error
+
+
+def require_new(path: Path, overwrite: bool) -> None:
+    """Refuse to replace an existing file or non-empty folder unless `overwrite`."""
+    path = Path(path)
+    taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if taken and not overwrite:
+        raise FileExistsError(
+            f"Output exists already: {path}. Found a file or a folder with content; expected a new path. "
+            "Choose another, or pass --overwrite."
+        )

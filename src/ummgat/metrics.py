@@ -1,0 +1,75 @@
+"""Image and overlap metrics with plain definitions; no torch."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+
+Floats = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+
+class ImageScores(NamedTuple):
+    """Scores inside one region; NaN where the region is empty (or constant, for the correlation)."""
+
+    mae: float
+    """Mean absolute error, in units of 255."""
+    ssim: float
+    """Mean over the region of the SSIM map."""
+    correlation: float
+    """Pearson."""
+    psnr: float
+    """dB, peak 255."""
+
+
+def ssim_map(image: Floats, truth: Floats) -> Floats:
+    """SSIM at every voxel, computed per axial plane.
+
+    Parameters
+    ----------
+    image, truth : ndarray (plane, row, column)
+        0–255.
+
+    Returns
+    -------
+    ndarray (plane, row, column)
+        Window: 7×7 uniform, data range 255, background included at the edge of the brain (both are 0 there).
+    """
+    maps = [
+        structural_similarity(a, b, win_size=7, data_range=255, full=True)[1]
+        for a, b in zip(image.astype(np.float64), truth.astype(np.float64), strict=True)
+    ]
+    return np.stack(maps)
+
+
+def image_scores(image: Floats, truth: Floats, similarity: Floats, region: Mask) -> ImageScores:
+    """Scores of `image` against `truth` inside `region`; `similarity` is their `ssim_map`."""
+    if not region.any():
+        return ImageScores(np.nan, np.nan, np.nan, np.nan)
+    a, b = image[region].astype(np.float64), truth[region].astype(np.float64)
+    error = a - b
+    spread = a.std() * b.std()
+    correlation = float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else np.nan
+    mse = float((error**2).mean())
+    psnr = float(10 * np.log10(255**2 / mse)) if mse > 0 else np.inf
+    return ImageScores(float(np.abs(error).mean()), float(similarity[region].mean()), correlation, psnr)
+
+
+def flicker(volume: Floats, brain: Mask) -> float:
+    """Mean absolute difference of neighbouring planes, over voxels that are brain in both."""
+    both = brain[1:] & brain[:-1]
+    return float(np.abs(np.diff(volume.astype(np.float64), axis=0))[both].mean())
+
+
+def gradient_energy(volume: Floats, brain: Mask) -> float:
+    """Mean squared in-plane difference of neighbouring voxels, both brain; low when blurred, high when noisy."""
+    total, n = 0.0, 0
+    for axis in (1, 2):
+        difference = np.diff(volume.astype(np.float64), axis=axis)
+        lower = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        upper = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        inside = brain[lower] & brain[upper]
+        total += float((difference[inside] ** 2).sum())
+        n += int(inside.sum())
+    return total / max(n, 1)

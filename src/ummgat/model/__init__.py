@@ -1,0 +1,1 @@
+"""The four networks: generator backbones, sequence encoder, mapper, discriminator."""

@@ -1,0 +1,214 @@
+"""What all generators share: brain-masked normalisation by a code, padding to a multiple, and the output frame.
+
+Statistics are taken over the brain only. Over the whole image they would move with the area of brain in a slice,
+and brightness would drift from plane to plane.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BACKGROUND = -1.0
+"""Value of background pixels; exactly this, everywhere."""
+
+
+def brain_mask(x: Tensor) -> Tensor:
+    """Pixels of `x` that are not background: float (batch, 1, height, width) of 0 and 1."""
+    return (x > BACKGROUND).to(x.dtype)
+
+
+def masked_moments(h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the masked pixels.
+
+    Parameters
+    ----------
+    h : Tensor (batch, height, width, channels)
+        Must be 0 where `mask` is 0.
+    mask : Tensor (batch, height, width, 1)
+        1 on brain, 0 elsewhere.
+
+    Returns
+    -------
+    mean, variance : Tensor (batch, 1, 1, channels), float32
+        Mean 0, variance 0 where a mask is empty.
+    """
+    h = h.float()
+    n = mask.float().sum((1, 2), keepdim=True).clamp_min(1.0)
+    mean = h.sum((1, 2), keepdim=True) / n
+    variance = (h.square().sum((1, 2), keepdim=True) / n - mean.square()).clamp_min(0.0)
+    return mean, variance
+
+
+class MaskedAdaIN(nn.Module):
+    """(1 + γ(s)) · IN(h) + β(s) with statistics over the brain; without a code, plain instance normalisation.
+
+    Source: Huang & Belongie 2017; the paper inserts the code "by AdaIN" and leaves the statistics open.
+    """
+
+    def __init__(self, channels: int, code_dim: int | None) -> None:
+        super().__init__()
+        self.affine = None if code_dim is None else nn.Linear(code_dim, 2 * channels)
+        if self.affine is None:
+            self.gamma = nn.Parameter(torch.zeros(channels))
+            self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, h: Tensor, mask: Tensor, code: Tensor | None) -> Tensor:
+        """Normalise.
+
+        Parameters
+        ----------
+        h : Tensor (batch, height, width, channels)
+            0 where `mask` is 0.
+        mask : Tensor (batch, height, width, 1)
+        code : Tensor (batch, code_dim) or None
+
+        Returns
+        -------
+        Tensor like h
+            0 where `mask` is 0.
+        """
+        mean, variance = masked_moments(h, mask)
+        if self.affine is None:
+            gamma, beta = self.gamma, self.beta
+        else:
+            gamma, beta = self.affine(code)[:, None, None, :].float().chunk(2, dim=-1)
+        scale = (1 + gamma) * torch.rsqrt(variance + 1e-5)
+        shift = beta - mean * scale
+        return (h * scale.to(h.dtype) + shift.to(h.dtype)) * mask
+
+
+def channels_first(h: Tensor) -> Tensor:
+    """(batch, height, width, channels) → (batch, channels, height, width), a view."""
+    return h.permute(0, 3, 1, 2)
+
+
+def channels_last(h: Tensor) -> Tensor:
+    """(batch, channels, height, width) → (batch, height, width, channels), a view."""
+    return h.permute(0, 2, 3, 1)
+
+
+def pad_to_multiple(x: Tensor, unit: int, value: float) -> Tensor:
+    """Pad (batch, 1, height, width) at the bottom and the right until both sides divide by `unit`."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % unit, 0, -height % unit), value=value)
+
+
+class Place(NamedTuple):
+    """Where a map lies: its brain, and the token at which it was cut out of a larger canvas."""
+
+    mask: Tensor
+    """(batch, height, width, 1): 1 on brain, 0 elsewhere."""
+    origin: tuple[int, int]
+    """Row and column of the first token on the canvas; keeps attention windows where they are on the whole image."""
+
+
+def coarser(place: Place, factor: int) -> Place:
+    """The place `factor` times coarser: cells that hold any brain."""
+    row, column = place.origin
+    return Place(coarser_mask(place.mask, factor), (row // factor, column // factor))
+
+
+def coarser_mask(mask: Tensor, factor: int) -> Tensor:
+    """Mask of cells that hold any brain: (batch, h, w, 1) → (batch, h / factor, w / factor, 1)."""
+    return channels_last(F.max_pool2d(channels_first(mask), factor)) if factor > 1 else mask
+
+
+class Convolution(nn.Module):
+    """3×3 (or k×k) convolution on channels-last maps whose output is 0 outside the mask.
+
+    Masking before zero padding matters: background is then the same as padding, so a larger canvas changes nothing.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int = 3, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        """(batch, height, width, n_in) → (batch, height, width, n_out)."""
+        return channels_last(self.conv(channels_first(h))) * mask
+
+
+class Up(nn.Module):
+    """Double the resolution: bilinear, then a linear map. Source: Odena 2016 on the checkerboard of learnt expansion.
+
+    The published patch expanding (linear, then rearrange) left a checkerboard in every prototype.
+    Neighbours outside the brain carry no weight.
+    """
+
+    def __init__(self, n_in: int, n_out: int, factor: int = 2) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.factor = factor
+
+    def forward(self, h: Tensor, mask: Tensor, fine_mask: Tensor) -> Tensor:
+        """(batch, h, w, n_in) with its mask → (batch, factor·h, factor·w, n_out), 0 outside `fine_mask`."""
+        h = self.linear(h) * mask
+
+        def enlarge(t: Tensor) -> Tensor:
+            t = F.interpolate(channels_first(t), scale_factor=self.factor, mode="bilinear", align_corners=False)
+            return channels_last(t)
+
+        return enlarge(h) / enlarge(mask).clamp_min(1e-3) * fine_mask
+
+
+class PixelHead(nn.Module):
+    """Full-resolution end of every generator: token features and input pixels, mixed under the code, → image.
+
+    The input reaches this path only through normalisation by the code, so the contrast of the source cannot pass.
+    """
+
+    def __init__(self, n_features: int, n_pixels: int, code_dim: int) -> None:
+        super().__init__()
+        self.stem = Convolution(1, n_pixels)
+        self.norm_in = MaskedAdaIN(n_features + n_pixels, code_dim)
+        self.mix = nn.Linear(n_features + n_pixels, 2 * n_pixels)
+        self.norm_mid = MaskedAdaIN(2 * n_pixels, code_dim)
+        self.conv = Convolution(2 * n_pixels, n_pixels)
+        self.norm_out = MaskedAdaIN(n_pixels, code_dim)
+        self.out = nn.Linear(n_pixels, 1)
+
+    def forward(self, features: Tensor, x: Tensor, mask: Tensor, code: Tensor) -> Tensor:
+        """Draw the image.
+
+        Parameters
+        ----------
+        features : Tensor (batch, height, width, n_features)
+        x : Tensor (batch, 1, height, width)
+            Source image, [-1, 1].
+        mask : Tensor (batch, height, width, 1)
+        code : Tensor (batch, code_dim)
+
+        Returns
+        -------
+        Tensor (batch, 1, height, width), float32
+            In [-1, 1] on the brain, exactly -1 elsewhere.
+        """
+        pixels = F.gelu(self.stem(channels_last(x) * mask, mask))
+        h = self.norm_in(torch.cat([features, pixels], dim=-1), mask, code)
+        h = F.gelu(self.norm_mid(self.mix(h) * mask, mask, code))
+        h = F.gelu(self.norm_out(self.conv(h, mask), mask, code))
+        image = torch.tanh(self.out(h).float())
+        return channels_first(torch.where(mask > 0, image, BACKGROUND))
+
+
+def frame(x: Tensor, mask: Tensor | None, origin: tuple[int, int], unit: int) -> tuple[Tensor, Place]:
+    """Pad an image of any size and find its brain.
+
+    Returns
+    -------
+    x : Tensor (batch, 1, H, W)
+        Padded with background so that H and W divide by `unit`.
+    place : Place
+        The given mask (batch, 1, height, width) or the non-background pixels, padded likewise, and `origin`.
+    """
+    if any(start % unit for start in origin):
+        raise ValueError(f"Bad origin. Found {origin}; expected multiples of {unit}. Cut the image there.")
+    if x.ndim != 4 or x.shape[1] != 1:
+        raise ValueError(
+            f"Bad generator input. Found shape {tuple(x.shape)}; expected (batch, 1, height, width). Fix the call."
+        )
+    mask = brain_mask(x) if mask is None else mask.to(x.dtype)
+    mask = channels_last(pad_to_multiple(mask, unit, 0.0))
+    return pad_to_multiple(x, unit, BACKGROUND), Place(mask, origin)

@@ -1,0 +1,25 @@
+"""Synthetic multi-center brain tumour MRI with known truth: for tests, for the demo, and for figures anyone may publish.
+
+anatomy (MNI152 deformed per subject, or ellipsoids) → tumour (core, rim, oedema, mass effect) → signal (textbook
+equations per sequence) → scanner (protocol, shading, noise, resolution) → write (BraTS folders, truth, split).
+"""
+
+from ummgat.phantom.anatomy import Frame, analytic_frame, brats_frame
+from ummgat.phantom.scanner import Scanner, make_scanner
+from ummgat.phantom.subject import PhantomSubject, make_subject
+from ummgat.phantom.write import DEMO, TINY, PhantomConfig, tiny_cohort, write_phantom
+
+__all__ = [
+    "DEMO",
+    "TINY",
+    "Frame",
+    "PhantomConfig",
+    "PhantomSubject",
+    "Scanner",
+    "analytic_frame",
+    "brats_frame",
+    "make_scanner",
+    "make_subject",
+    "tiny_cohort",
+    "write_phantom",
+]

@@ -1,0 +1,278 @@
+"""Phantom cohorts on disk: what the hospital has, and the whole truth beside it."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ummgat.domain import SEQUENCES, check_sequence
+from ummgat.files import require_new, write_json, write_text
+from ummgat.phantom.anatomy import Frame, analytic_frame, brats_frame
+from ummgat.phantom.scanner import Scanner, make_scanner
+from ummgat.phantom.subject import Body, make_body, scan
+from ummgat.study import LABELS
+from ummgat.volume import Array, Grid, write_volume
+
+Part = Literal["train", "selection", "test"]
+
+_NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
+_LABELS_ON_DISK = {"brats2018": {"NCR": 1, "ED": 2, "ET": 4}, "brats2023": {"NCR": 1, "ED": 2, "ET": 3}}
+_SETTINGS = "phantom.json"
+
+
+class PhantomConfig(BaseModel):
+    """A multi-center cohort. Dictionaries go by center; the order of `n_subjects` is the order of the centers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_subjects: dict[str, int] = Field(default={"A": 12, "B": 6}, description="training subjects of each center")
+    n_selection: dict[str, int] = Field(default={}, description="selection subjects of each center")
+    n_test: dict[str, int] = Field(default={}, description="test subjects of each center")
+    n_healthy: dict[str, int] = Field(default={}, description="further test subjects without a tumour")
+    sequences: dict[str, tuple[str, ...]] = Field(
+        default={"A": ("t1", "t1ce", "t2", "flair"), "B": ("t1", "t2")}, description="what each center scans"
+    )
+    draw: Literal["strict", "all", "complete"] = Field(
+        default="strict",
+        description="a training subject has: one sequence | a random non-empty part | everything its center scans",
+    )
+    n_available_test: int | None = Field(
+        default=None,
+        ge=1,
+        description="sequences of a selection or test subject, at random; none given = all its center scans",
+    )
+    annotated: float = Field(
+        default=1.0, ge=0, le=1, description="share of training subjects with a seg file; others are always annotated"
+    )
+    truth_sequences: tuple[str, ...] | None = Field(
+        default=None, description="sequences in truth/; default all that any center scans"
+    )
+    align_truth: bool = Field(
+        default=False, description="also write each subject as every other center would have scanned it"
+    )
+    grid: Literal["brats", "analytic"] = Field(
+        default="brats", description="MNI anatomy on BraTS's field of view, or a 24x28x28 miniature"
+    )
+    spacing_mm: float = Field(default=1.0, gt=0)
+    layout: Literal["brats2018", "brats2023"] = "brats2018"
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PhantomConfig":
+        centers = list(self.n_subjects)
+        counts = (self.n_subjects, self.n_selection, self.n_test, self.n_healthy)
+        stray = sorted({c for d in (*counts, self.sequences) for c in d} - set(centers))
+        if stray or set(self.sequences) != set(centers) or not centers:
+            raise ValueError(
+                f"Centers do not agree: phantom config. Found sequences for {sorted(self.sequences)}, counts for {centers}"
+                f"{' and for ' + ', '.join(stray) if stray else ''}; expected the same centers. Name each in n_subjects and sequences."
+            )
+        for center, names in self.sequences.items():
+            if not names or len(set(names)) != len(names):
+                raise ValueError(
+                    f"Bad sequences: phantom center {center}. Found {list(names)}; expected distinct names, at least one. Correct them."
+                )
+            for name in names:
+                check_sequence(name, f"phantom center {center}")
+        for name in self.truth_sequences or ():
+            check_sequence(name, "phantom truth_sequences")
+        if any(n < 0 for d in counts for n in d.values()):
+            raise ValueError("Negative count: phantom config. Found a number below 0; expected 0 or more. Correct it.")
+        bad = [c for c in centers if not c or not c.replace("-", "").isalnum()]
+        if bad:
+            raise ValueError(
+                f"Bad center name: phantom config. Found {bad}; expected letters, digits and '-', as it becomes part of folder names. "
+                "Rename the center."
+            )
+        if self.grid == "brats" and not 0.5 <= self.spacing_mm <= 6:
+            raise ValueError(
+                f"Bad voxel size: phantom config. Found {self.spacing_mm} mm; expected 0.5 to 6 on the BraTS grid. Change spacing_mm."
+            )
+        return self
+
+    @property
+    def all_sequences(self) -> tuple[str, ...]:
+        """What truth/ holds for every subject, in `SEQUENCES` order."""
+        wanted = set(self.truth_sequences or ()) | {name for names in self.sequences.values() for name in names}
+        return tuple(name for name in SEQUENCES if name in wanted)
+
+    def frame(self) -> Frame:
+        """Make the voxels of every file."""
+        return brats_frame(self.spacing_mm) if self.grid == "brats" else analytic_frame(self.spacing_mm)
+
+    def scanners(self) -> dict[str, Scanner]:
+        """Center → scanner."""
+        return {center: make_scanner(center, i, self.seed) for i, center in enumerate(self.n_subjects)}
+
+
+DEMO = PhantomConfig(
+    n_subjects={"A": 12, "B": 6},
+    n_selection={"A": 1, "B": 1},
+    n_test={"A": 3, "B": 1},
+    spacing_mm=2.0,
+    seed=2025,
+)
+"""The cohort of the demo: 24 subjects at 2 mm, two centers, one sequence per training patient."""
+
+TINY = PhantomConfig(
+    n_subjects={"A": 4, "B": 2}, n_selection={"A": 1, "B": 1}, n_test={"A": 1, "B": 1}, grid="analytic", seed=1
+)
+"""The cohort of tests: 10 miniature subjects, two centers, a fraction of a second."""
+
+
+class _Member(BaseModel):
+    """One subject of a cohort and what its folder will hold."""
+
+    name: str
+    center: str
+    part: Part
+    healthy: bool
+    annotated: bool
+    available: tuple[str, ...]
+    chosen: str
+    """Its sequence in the strict draw."""
+    seed: int
+
+
+def plan_cohort(config: PhantomConfig) -> list[_Member]:
+    """Who is in the cohort, and who has what. Decided before anything is rendered."""
+    members = []
+    for index, (center, n_train) in enumerate(config.n_subjects.items()):
+        rng = np.random.default_rng([config.seed, index, 29])
+        sequences = config.sequences[center]
+        parts: list[tuple[Part, bool]] = [("train", False)] * n_train
+        parts += [("selection", False)] * config.n_selection.get(center, 0)
+        parts += [("test", False)] * config.n_test.get(center, 0)
+        parts += [("test", True)] * config.n_healthy.get(center, 0)
+        masked = set(rng.permutation(n_train)[round(config.annotated * n_train) :].tolist())
+        for number, (part, healthy) in enumerate(parts):
+            chosen = sequences[number % len(sequences)]  # in turn, so that every domain gets its share
+            available = sequences
+            if part == "train" and config.draw == "strict":
+                available = (chosen,)
+            elif part == "train" and config.draw == "all":
+                kept = rng.random(len(sequences)) < 0.6
+                available = tuple(s for s, keep in zip(sequences, kept, strict=True) if keep or s == chosen)
+            elif part != "train" and config.n_available_test is not None:
+                n = min(config.n_available_test, len(sequences))
+                picked = set(rng.permutation(len(sequences))[:n].tolist())
+                available = tuple(s for i, s in enumerate(sequences) if i in picked)
+            members.append(
+                _Member(
+                    name=f"Phantom_{center}_{number + 1:03d}",
+                    center=center,
+                    part=part,
+                    healthy=healthy,
+                    annotated=part != "train" or number not in masked,
+                    available=available,
+                    chosen=chosen,
+                    seed=int(np.random.SeedSequence([config.seed, index, number]).generate_state(1)[0]),
+                )
+            )
+    return members
+
+
+def file_name(subject: str, sequence: str, layout: str, center: str | None = None) -> str:
+    """Name of an image (or, with sequence `seg`, of the annotation) in `layout`; `center`: as that center would have scanned it."""
+    suffix = "" if center is None else f"_as_{center}"
+    if layout == "brats2023":
+        return f"{subject}-{_NAMES_2023.get(sequence, sequence)}{suffix}.nii.gz"
+    return f"{subject}_{sequence}{suffix}.nii.gz"
+
+
+def write_phantom(out: Path, config: PhantomConfig, overwrite: bool = False) -> Path:
+    """Write a cohort.
+
+    `out/studies/<subject>/` holds what the hospital has, in BraTS form; `out/truth/<subject>/` every sequence of every
+    subject in its own center's contrast, also those never scanned, and the annotation; `out/split.json` the split and
+    the strict draw; `out/centers.csv` subject and center; `out/phantom.json` the settings.
+
+    Parameters
+    ----------
+    out : Path
+        A new or empty folder.
+    config : PhantomConfig
+    overwrite : bool
+        Replace a phantom cohort that was written there before. A folder that holds anything else is never touched.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    FileExistsError
+        If `out` has content and `overwrite` is False, or the content is not a phantom cohort.
+    """
+    out = Path(out)
+    own = (out / _SETTINGS).is_file()
+    require_new(out, overwrite and own)
+    for stale in ("studies", "truth"):
+        if own and (out / stale).is_dir():
+            shutil.rmtree(out / stale)
+    (out / "split.json").unlink(missing_ok=True)
+    write_json(out / _SETTINGS, config.model_dump(mode="json"))
+    frame, scanners, members = config.frame(), config.scanners(), plan_cohort(config)
+    for member in members:
+        body = make_body(member.seed, frame, config.grid == "analytic", member.healthy)
+        _write_member(out, config, member, body, scanners)
+    lines = [f"{member.name},{member.center}" for member in members]
+    write_text(out / "centers.csv", "\n".join(["subject,center", *lines]) + "\n")
+    write_json(out / "split.json", _split(members))  # last: a cohort that has it is complete
+    return out
+
+
+def _write_member(out: Path, config: PhantomConfig, member: _Member, body: Body, scanners: dict[str, Scanner]) -> None:
+    """Write both folders of one subject. What was scanned is voxel for voxel the truth."""
+    studies, truth = out / "studies" / member.name, out / "truth" / member.name
+    grid = body.frame.grid
+    for sequence in config.all_sequences:
+        for center, scanner in scanners.items():
+            if center != member.center and not config.align_truth:
+                continue
+            voxels = _as_stored(scan(body, scanner, sequence, member.seed), scanner, sequence, member.seed)
+            other = center if center != member.center else None
+            _save(truth / file_name(member.name, sequence, config.layout, other), voxels, grid)
+            if other is None and sequence in member.available:
+                _save(studies / file_name(member.name, sequence, config.layout), voxels, grid)
+    labels = np.zeros(body.frame.shape, np.uint8)
+    table = np.zeros(max(LABELS.values()) + 1, np.uint8)
+    for name, number in LABELS.items():
+        table[number] = _LABELS_ON_DISK[config.layout][name]
+    labels[body.box] = table[body.labels]
+    _save(truth / file_name(member.name, "seg", config.layout), labels, grid)
+    if member.annotated:
+        _save(studies / file_name(member.name, "seg", config.layout), labels, grid)
+
+
+def _as_stored(image: Array, scanner: Scanner, sequence: str, seed: int) -> Array:
+    """int16 voxels on an arbitrary scale, another one for every scan, as scanners store them; brain stays above 0."""
+    rng = np.random.default_rng([seed, SEQUENCES.index(sequence), scanner.index, 47])
+    brain = image > 0
+    bright = float(np.percentile(image[brain], 99.5))
+    top = 900 * np.exp(rng.normal(0, 0.35)) * (scanner.gain / 400)
+    scaled = np.clip(np.rint(image * (top / bright)), 1, 32000)
+    return np.where(brain, scaled, 0).astype(np.int16)
+
+
+def _save(path: Path, data: Array, grid: Grid) -> None:
+    write_volume(path, np.ascontiguousarray(data).T, grid)
+
+
+def _split(members: list[_Member]) -> dict[str, object]:
+    """Write down the split in the form `ummgat draw` reads."""
+    parts = {part: [m.name for m in members if m.part == part] for part in ("train", "selection", "test")}
+    return {
+        "note": "Phantom cohort. selection: may be used, disclosed, to choose checkpoints and settings. test: looked at only for reported numbers.",
+        "center": {m.name: m.center for m in members},
+        **parts,
+        "one_sequence_per_patient": {m.name: m.chosen for m in members if m.part == "train"},
+    }
+
+
+def tiny_cohort(out: Path, seed: int = 1, overwrite: bool = False) -> Path:
+    """Write `TINY` with another seed: ten miniature subjects for tests."""
+    return write_phantom(out, TINY.model_copy(update={"seed": seed}), overwrite)

@@ -1,0 +1,329 @@
+"""Prepare a whole folder of studies: resumable, in parallel, never leaving anything half-written."""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+
+import numpy as np
+
+from ummgat import __version__
+from ummgat.files import FULL, explained_full_disk, replaced_folder, write_json
+from ummgat.prepare.centers import assign_centers
+from ummgat.prepare.images import StudyError, grid_problems, prepare_images
+from ummgat.prepare.layouts import RawStudy, find_studies
+from ummgat.prepare.names import check_name
+from ummgat.prepare.settings import PrepareSettings
+from ummgat.prepare.store import (
+    Status,
+    fingerprint,
+    remove_leftovers,
+    status,
+)
+from ummgat.study import Study, load_study, write_study
+from ummgat.volume import Grid, read_grid
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""Called as (studies finished, studies in all, what happened to the last one)."""
+
+
+@dataclass(frozen=True)
+class PlannedStudy:
+    """What is to be done with one study, for `dry_run` and for the workers."""
+
+    raw: RawStudy
+    center: str
+    folder: Path
+    status: Status
+    fingerprint: str
+    grid: Grid | None = None
+    """Of the raw images, read from the headers in a dry run only."""
+
+
+@dataclass
+class PrepareReport:
+    """What `prepare_cohort` did, or in a dry run would do."""
+
+    layout: str
+    done: list[str] = field(default_factory=list)
+    skipped_up_to_date: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Subject → all its problems."""
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    """Subject → remarks that did not stop it."""
+    ignored: dict[str, list[str]] = field(default_factory=dict)
+    """Subject → names of image files that were not used."""
+    planned: list[PlannedStudy] = field(default_factory=list)
+    """Filled by a dry run: everything that would be done or is up to date."""
+
+
+def prepare_cohort(
+    source: Path,
+    out: Path,
+    settings: PrepareSettings,
+    *,
+    jobs: int = 1,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PrepareReport:
+    """Prepare every study below `source` into `out`.
+
+    Studies whose inputs and settings are unchanged are left alone, so an interrupted run goes on where it stopped. A bad
+    study is reported and the rest is done. Several sources may go into one `out`, one call each.
+
+    Parameters
+    ----------
+    source : Path
+        Folder of raw studies, see `layouts`.
+    out : Path
+        Cohort folder, see `ummgat.study`; gets `cohort.json` as well.
+    settings : PrepareSettings
+    jobs : int
+        Worker processes. The result does not depend on it.
+    dry_run : bool
+        Read names and headers only, write nothing.
+    overwrite : bool
+        Prepare everything again, and replace studies prepared with other settings.
+    progress : callable, optional
+
+    Returns
+    -------
+    PrepareReport
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, FileExistsError
+        The source, the settings or `out` as a whole are unusable; nothing was written then.
+    OSError
+        The disk is full. Finished studies stay, nothing half-written does; the next run goes on from there.
+    """
+    source, out = Path(source), Path(out)
+    if jobs < 1:
+        raise ValueError(f"Bad number of jobs: --jobs. Found {jobs}; expected 1 or more. Correct it.")
+    if out.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(
+            f"Output and source overlap: {out}. Found {source} as source; expected separate folders. Choose another output."
+        )
+    raws, layout = find_studies(source, settings.layout)
+    report = PrepareReport(layout)
+    planned = list(_plan(raws, layout, out, settings, overwrite, report))
+    _check_others(out, planned, report)
+    if dry_run:
+        report.planned = [_with_grid(plan, report) for plan in planned]
+        report.planned = [plan for plan in report.planned if plan.raw.subject not in report.failed]
+        return report
+    remove_leftovers(out)
+    report.skipped_up_to_date = [plan.raw.subject for plan in planned if plan.status == "up to date"]
+    todo = [plan for plan in planned if plan.status != "up to date"]
+    with closing(_run(todo, settings, jobs)) as results:  # closing: an interrupt must stop the workers at once
+        for finished, (subject, problem) in enumerate(results, start=1):
+            if problem is None:
+                report.done.append(subject)
+            else:
+                report.failed[subject] = problem
+            if progress is not None:
+                progress(finished, len(todo), f"{subject}: {problem or 'prepared'}")
+    report.done.sort()
+    report.failed = dict(sorted(report.failed.items()))
+    if report.done or report.skipped_up_to_date:
+        studies = _studies_in(out, report.failed)
+        report.findings |= {study.subject: study.record.findings for study in studies if study.record.findings}
+        with explained_full_disk(out / "cohort.json"):
+            _write_cohort_json(out, settings, report, studies)
+    return report
+
+
+def cohort_table(studies: Sequence[Study]) -> list[dict[str, str]]:
+    """One row per study for printing: subject, center, sequences, lesion_ml ("not annotated" without annotation)."""
+    rows = []
+    for study in studies:
+        lesion = study.lesion()
+        voxel_ml = abs(float(np.linalg.det(study.grid.matrix[:3, :3]))) / 1000
+        rows.append(
+            {
+                "subject": study.subject,
+                "center": study.center,
+                "sequences": " ".join(study.sequences),
+                "lesion_ml": "not annotated" if lesion is None else f"{int(lesion.sum()) * voxel_ml:.1f}",
+            }
+        )
+    return rows
+
+
+def plan_table(report: PrepareReport) -> list[dict[str, str]]:
+    """One row per study of a dry run for printing: subject, center, sequences, annotation, grid, action."""
+    rows = []
+    for plan in report.planned:
+        spacing = " × ".join(f"{v:.4g}" for v in plan.grid.spacing_mm) if plan.grid else "?"
+        rows.append(
+            {
+                "subject": plan.raw.subject,
+                "center": plan.center,
+                "sequences": " ".join(plan.raw.images),
+                "annotation": plan.raw.labels.name if plan.raw.labels else "none",
+                "grid": f"{' × '.join(map(str, plan.grid.shape)) if plan.grid else '?'} of {spacing} mm",
+                "action": "leave (up to date)" if plan.status == "up to date" else f"prepare ({plan.status})",
+            }
+        )
+    return rows
+
+
+def _plan(
+    raws: Sequence[RawStudy], layout: str, out: Path, settings: PrepareSettings, overwrite: bool, report: PrepareReport
+) -> Iterator[PlannedStudy]:
+    """Studies that can be prepared; the problems of the others go to `report.failed`."""
+    centers, center_problems = assign_centers([raw.subject for raw in raws], settings)
+    for raw in raws:
+        problems = [*raw.problems, *([center_problems[raw.subject]] if raw.subject in center_problems else [])]
+        try:
+            folder = out / check_name(raw.subject, "subject", str(raw.subject))
+            if not problems:
+                mark, center = fingerprint(raw, layout, settings), centers[raw.subject]
+                yield PlannedStudy(raw, center, folder, status(folder, mark, center, overwrite), mark)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+        if problems:
+            report.failed[raw.subject] = str(StudyError(raw.subject, problems))
+        if raw.findings:
+            report.findings[raw.subject] = raw.findings
+        if raw.ignored:
+            report.ignored[raw.subject] = raw.ignored
+
+
+def _studies_in(out: Path, may_be_broken: Iterable[str]) -> list[Study]:
+    """Read the prepared studies in `out`, sorted; unreadable ones among `may_be_broken` are left out, others raise."""
+    studies = []
+    for path in sorted(out.glob("[!.]*/study.json")):
+        try:
+            studies.append(load_study(path.parent))
+        except ValueError:
+            if path.parent.name not in may_be_broken:
+                raise
+    return studies
+
+
+def _check_others(out: Path, planned: Sequence[PlannedStudy], report: PrepareReport) -> None:
+    """Refuse to mix: studies in `out` that this call does not replace must have been prepared with the same settings."""
+    ours = {plan.raw.subject for plan in planned} | set(report.failed)
+    marks = {plan.fingerprint.partition("-")[0] for plan in planned}
+    foreign = [
+        study.subject
+        for study in _studies_in(out, ours)
+        if marks and study.folder.name not in ours and study.record.fingerprint.partition("-")[0] not in marks
+    ]
+    if foreign:
+        raise FileExistsError(
+            f"Output holds studies prepared with other settings: {out}. Found {', '.join(foreign[:5])}"
+            f"{' …' if len(foreign) > 5 else ''}; expected one spacing and scaling per cohort. Choose another output folder."
+        )
+
+
+def _with_grid(plan: PlannedStudy, report: PrepareReport) -> PlannedStudy:
+    """Check the headers of one study; problems go to `report.failed`."""
+    files = {**plan.raw.images, **({"labels": plan.raw.labels} if plan.raw.labels is not None else {})}
+    grids: dict[str, tuple[str | Path, Grid]] = {}
+    problems = []
+    for name, path in files.items():
+        try:
+            grids[name] = (path, read_grid(path))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    problems += grid_problems(plan.raw.subject, grids)
+    if problems:
+        report.failed[plan.raw.subject] = str(StudyError(plan.raw.subject, problems))
+        return plan
+    grid = next(iter(grids.values()))[1]
+    return PlannedStudy(plan.raw, plan.center, plan.folder, plan.status, plan.fingerprint, grid)
+
+
+def _run(todo: Sequence[PlannedStudy], settings: PrepareSettings, jobs: int) -> Generator[tuple[str, str | None]]:
+    """(subject, problem or None) of each study as it is finished."""
+    work = partial(_prepare_one, settings=settings)
+    if jobs == 1 or len(todo) < 2:
+        yield from map(work, todo)
+        return
+    # Ctrl-C reaches all processes: workers ignore it and finish their study, the parent hands out no more.
+    pool = ProcessPoolExecutor(
+        min(jobs, len(todo)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal,
+        initargs=(SIGINT, SIG_IGN),
+    )
+    try:
+        for future in as_completed([pool.submit(work, plan) for plan in todo]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"A worker process died. Found {error}; expected it to finish, so memory probably ran out. "
+            "Run again with fewer --jobs; finished studies are kept."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare_one(plan: PlannedStudy, settings: PrepareSettings) -> tuple[str, str | None]:
+    """Prepare and write one study; (subject, problem or None). Only a full disk is raised, since it stops every study."""
+    raw = plan.raw
+    try:
+        record, volumes, labels = prepare_images(
+            raw.images,
+            raw.labels,
+            subject=raw.subject,
+            center=plan.center,
+            spacing_mm=settings.spacing_mm,
+            label_table=raw.label_table,
+            labels_regions=raw.labels_regions,
+            percentiles=settings.percentiles,
+            crop_mm=settings.crop_mm,
+            findings=tuple(raw.findings),
+        )
+        record.fingerprint = plan.fingerprint
+        with explained_full_disk(plan.folder), replaced_folder(plan.folder) as folder:
+            write_study(folder, record, dict(volumes), labels)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return raw.subject, str(error)
+    except (ValueError, MemoryError) as error:
+        return raw.subject, str(error) or "Out of memory. Use fewer --jobs or a larger spacing."
+    except Exception as error:  # noqa: BLE001 - a study that trips over a bug of ours must not stop the others
+        _log.exception("subject %s", raw.subject)
+        return raw.subject, f"Unexpected {type(error).__name__}: {error}. This is a bug of UMMGAT: please report it."
+    return raw.subject, None
+
+
+def _write_cohort_json(out: Path, settings: PrepareSettings, report: PrepareReport, studies: Sequence[Study]) -> None:
+    subjects = {}
+    for study in studies:
+        lesion = study.lesion()
+        subjects[study.subject] = {
+            "center": study.center,
+            "sequences": study.sequences,
+            "lesion_voxels": None if lesion is None else int(lesion.sum()),
+            "brain_voxels": study.record.brain_voxels,
+            "crop_lost_voxels": study.record.crop_lost_voxels,
+            "findings": study.record.findings,
+        }
+    write_json(
+        out / "cohort.json",
+        {
+            "format": "ummgat-cohort-1",
+            "version": __version__,
+            "layout": report.layout,
+            "settings": {
+                **settings.model_dump(mode="json"),
+                "centers": None if settings.centers is None else settings.centers.name,
+            },
+            "subjects": subjects,
+            "failures": report.failed,
+        },
+    )

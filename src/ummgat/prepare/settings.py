@@ -1,0 +1,68 @@
+"""The knobs of `prepare`."""
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ummgat.prepare.layouts import LAYOUTS
+from ummgat.prepare.names import check_name
+
+
+class PrepareSettings(BaseModel):
+    """How to prepare a cohort. Exactly one of `center`, `centers` and `center_pattern` must be given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layout: str = "auto"
+    """A name in `LAYOUTS`, or `auto`."""
+    spacing_mm: float = Field(1.0, ge=0.2, le=20)
+    """Isotropic voxel size of the prepared cohort."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Percentiles of the brain that become 1 and 255."""
+    crop_mm: tuple[float, float, float] = (155.0, 176.0, 176.0)
+    """(plane, row, column) of the training crop; only used to count the brain voxels it would lose."""
+    center: str | None = None
+    """One center for all subjects."""
+    centers: Path | None = None
+    """CSV with columns subject,center, or JSON with a "center" map."""
+    center_pattern: str | None = None
+    """Regular expression searched in the subject name; its first group is the center."""
+
+    @model_validator(mode="after")
+    def _valid(self) -> "PrepareSettings":
+        if self.layout != "auto" and self.layout not in LAYOUTS:
+            raise ValueError(
+                f"Unknown layout: --layout. Found {self.layout!r}; expected auto, {', '.join(LAYOUTS)}. Choose one of these."
+            )
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(
+                f"Bad percentiles. Found {self.percentiles}; expected 0 <= low < high <= 100. Correct the settings."
+            )
+        if not all(0 < side < 10_000 for side in self.crop_mm):
+            raise ValueError(
+                f"Bad training crop. Found {self.crop_mm} mm; expected three positive sizes. Correct them."
+            )
+        given = [name for name in ("center", "centers", "center_pattern") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"Center is not clear. Found {' and '.join(given) or 'nothing'}; expected exactly one of --center, "
+                "--centers, --center-pattern. Say which center the subjects come from."
+            )
+        if self.center is not None:
+            check_name(self.center, "center", "--center")
+        if self.center_pattern is not None:
+            try:
+                groups = re.compile(self.center_pattern).groups
+            except re.error as error:
+                raise ValueError(
+                    f"Center pattern is not a regular expression: --center-pattern. Found {self.center_pattern!r} "
+                    f"({error}); expected for example 'BraTS_([A-Z]+)_'. Correct it."
+                ) from error
+            if groups < 1:
+                raise ValueError(
+                    f"Center pattern has no group: --center-pattern. Found {self.center_pattern!r}; expected one pair of "
+                    "parentheses around the center. Add it."
+                )
+        return self

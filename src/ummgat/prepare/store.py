@@ -1,0 +1,76 @@
+"""Whether a prepared study on disk is up to date: fingerprints of settings and inputs."""
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Literal
+
+from ummgat.files import TEMPORARY, require_new
+from ummgat.prepare.layouts import RawStudy
+from ummgat.prepare.settings import PrepareSettings
+from ummgat.study import load_study
+
+_ALGORITHM = 1  # raise when preparing the same files would give other voxels
+Status = Literal["new", "changed", "up to date", "overwrite"]
+
+
+def fingerprint(raw: RawStudy, layout: str, settings: PrepareSettings) -> str:
+    """`<settings>-<inputs>`: two hashes that change with the settings that act on voxels, and with the input files.
+
+    Inputs count by name, size and modification time, so that a check reads no voxels and moving the folder changes nothing.
+    """
+    how = [_ALGORITHM, settings.spacing_mm, settings.percentiles, settings.crop_mm]
+    files = {**raw.images, **({"labels": raw.labels} if raw.labels is not None else {})}
+    inputs = [layout, [[name, p.name, p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()]]
+    return "-".join(hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for part in (how, inputs))
+
+
+def status(folder: Path, mark: str, center: str, overwrite: bool) -> Status:
+    """Decide what has to be done for one study, given its present `fingerprint` and center.
+
+    A study whose inputs are unchanged is left alone, even if somebody edited its prepared files; one whose inputs
+    changed is replaced as a whole.
+
+    Raises
+    ------
+    FileExistsError
+        If `folder` exists and is not a study that this call may replace: prepared with other settings, for another
+        center, or holding files that `prepare` did not write. Not raised with `overwrite`.
+    """
+    if not folder.exists():
+        return "new"
+    if overwrite:
+        return "overwrite"
+    if not (folder / "study.json").is_file():
+        require_new(folder, overwrite)
+        return "new"
+    record = load_study(folder).record
+    if record.center != center:
+        raise FileExistsError(
+            f"Subject exists already for another center: {folder}. Found center {record.center}; expected {center}. "
+            "Rename the subject or its center, or pass --overwrite."
+        )
+    if record.fingerprint.partition("-")[0] != mark.partition("-")[0]:
+        raise FileExistsError(
+            f"Subject was prepared with other settings: {folder}. Found fingerprint {record.fingerprint or 'none'}; "
+            f"expected {mark.partition('-')[0]}-…. Choose another output folder, or pass --overwrite."
+        )
+    written = {image.file for image in record.images.values()} | {record.labels_file}
+    if record.fingerprint == mark and all((folder / name).is_file() for name in written if name is not None):
+        return "up to date"
+    extra = sorted(path.name for path in folder.iterdir() if path.name not in written | {"study.json"})
+    if extra:
+        raise FileExistsError(
+            f"Inputs changed, but the output has files of its own: {folder}. Found {', '.join(extra)}; expected only what "
+            "`ummgat prepare` writes. Move them away, or pass --overwrite to remove them."
+        )
+    return "changed"
+
+
+def remove_leftovers(out: Path, older_than_s: float = 3600.0) -> None:
+    """Remove temporary folders of killed runs; younger ones may belong to a run that is still busy."""
+    for folder in out.glob(TEMPORARY + "*"):
+        if time.time() - folder.stat().st_mtime > older_than_s:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""Safetensors files with JSON metadata: written atomically, read without unpickling, damage reported clearly."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ummgat.files import atomic_path
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and metadata (each value as JSON)."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, temporary, {key: json.dumps(value) for key, value in metadata.items()})
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file that `save_tensors` wrote.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        The `format` its metadata must state, e.g. "ummgat-model-1".
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Missing, cut short, damaged, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Weights are missing: {path}. Found no file; expected a {kind} file. Check the path.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"Weights file is damaged: {path}. Found {error}; expected a complete safetensors file. "
+            "It was probably cut short: copy it again."
+        ) from error
+    if metadata.get("format") != kind:
+        raise ValueError(
+            f"Weights file is of another kind: {path}. Found format {metadata.get('format')!r}; expected {kind!r}. "
+            "Choose the file that this command writes or asks for."
+        )
+    return tensors, metadata
+
+
+def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with `prefix.` before every name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `tensors` that start with `prefix.`, without it."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+def file_hash(path: Path) -> str:
+    """First 16 hex digits of the file's SHA-256; what sidecars cite."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def all_finite(tensors: dict[str, Tensor]) -> bool:
+    """True if no floating-point tensor holds NaN or infinity."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())

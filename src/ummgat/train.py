@@ -1,0 +1,335 @@
+"""The training loop: who learns when is in `train_step`, what survives a crash in `train_state`.
+
+A run folder holds config.json, draw.json, log.jsonl, validation.jsonl, tensorboard/, checkpoint.safetensors (resume),
+model.safetensors (best so far by `validate`) and last.safetensors (end of the run).
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ummgat.config import Config
+from ummgat.draw import Draw
+from ummgat.estimate import Estimate, estimate
+from ummgat.files import write_json
+from ummgat.losses import Parts, Tensors
+from ummgat.matching import intensity_histogram
+from ummgat.model.networks import update_average
+from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes
+from ummgat.study import Study
+from ummgat.train_state import TrainState, load_state, new_state, save_state
+from ummgat.train_step import Step
+from ummgat.validate import Probe, build_probe, domain_codes, validate
+from ummgat.weights import TrainedModel, save_model
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, Parts, float], None]
+"""Called on the first process after each step: steps done, averaged loss parts, seconds per step."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss became NaN or infinite."""
+
+
+def plan(config: Config, studies: Sequence[Study], draw: Draw) -> Estimate:
+    """Check config, cohort and draw against each other and time two trial steps; trains nothing."""
+    volumes = index_volumes(studies, draw, config.data)
+    _set_threads(config)
+    state = new_state(config, len(draw.domains), torch.device("cpu"))
+    sampler = SliceSampler(volumes, len(draw.domains), config.data, config.train.seed)
+    return _estimate(config, state, sampler, lambda: nullcontext(), torch.device("cpu"))
+
+
+def train(
+    config: Config,
+    studies: Sequence[Study],
+    draw: Draw,
+    out: Path,
+    *,
+    accelerator: str = "auto",
+    on_estimate: Callable[[Estimate], None] | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Train, or go on with the run in `out`.
+
+    Parameters
+    ----------
+    config : Config
+    studies : sequence of Study
+        The prepared cohort. Only training and selection subjects of `draw` are opened.
+    draw : Draw
+    out : Path
+        Run folder. If it holds a checkpoint of the same run, training goes on from there, bit for bit on one CPU.
+    accelerator : str
+        "auto", "cpu", "cuda", "mps".
+    on_estimate, on_step : callables, optional
+        For progress displays.
+
+    Returns
+    -------
+    Path
+        The best model so far by `validate`, exported.
+
+    Raises
+    ------
+    ValueError
+        If `out` holds another run, or cohort, config and draw do not fit.
+    NonFiniteLossError
+        If a loss is not finite; the last good checkpoint stays.
+    """
+    volumes = index_volumes(studies, draw, config.data)
+    table = draw.table
+    _set_threads(config)
+    n = config.train.devices
+    if config.train.batch % n:
+        raise ValueError(
+            f"Bad train.batch. Found {config.train.batch} for {n} devices; expected a multiple. Change either."
+        )
+    fabric = Fabric(
+        accelerator=accelerator, devices=n, strategy="ddp" if n > 1 else "auto", precision=config.train.precision
+    )
+    fabric.launch()
+    first = fabric.is_global_zero
+    checkpoint = out / "checkpoint.safetensors"
+    if checkpoint.is_file():
+        state = load_state(checkpoint, config, draw, fabric.device)
+        log.info("Going on from step %d of %s", state.step, out)
+    else:
+        state = new_state(config, len(table), fabric.device)
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "config.json", config.model_dump(mode="json"))
+        write_json(out / "draw.json", draw.model_dump(mode="json"))
+        _cut_log(out / "log.jsonl", state.step)
+        _cut_log(out / "validation.jsonl", state.step)
+    sampler = SliceSampler(volumes, len(table), config.data, config.train.seed)
+    chosen = [study for study in studies if study.subject in draw.selection]
+    probe = build_probe(volumes, selection_volumes(chosen, table, config.data), len(table), config)
+    if on_estimate is not None and first and state.step < config.train.iterations:
+        on_estimate(_estimate(config, state, sampler, fabric.autocast, fabric.device))
+    writer = _tensorboard(out, state.step) if first else None
+    step = Step(state.nets, state.optimizers, config, _gradient_averager(fabric))
+    records = _Averages()
+    saved_at = time.monotonic()
+    try:
+        while state.step < config.train.iterations:
+            began = time.monotonic()
+            whole = sampler.batch(state.step, config.train.batch, config.model.latent_dim)
+            batch = to_tensors(whole, fabric.device, fabric.global_rank, fabric.world_size)
+            with fabric.autocast():
+                parts = step.run(batch, state.step)
+            _require_finite(parts, state.step, checkpoint)
+            state.step += 1
+            update_average(state.average, state.nets, _ema_decay(config.train.ema_decay, state.step))
+            records.add(parts)
+            seconds = time.monotonic() - began
+            done = state.step == config.train.iterations
+            if first and (state.step % config.train.log_every == 0 or done):
+                means = records.take()
+                _append(out / "log.jsonl", {"step": state.step, **means, "seconds": round(seconds, 4)})
+                if writer is not None:
+                    for name, value in means.items():
+                        writer.add_scalar(f"loss/{name}", value, state.step)
+            if on_step is not None and first:
+                on_step(state.step, parts, seconds)
+            if first and (state.step % config.train.validate_every == 0 or done):
+                _validate(out, state, config, draw, probe, studies, volumes, chosen, writer, last=done)
+            if first and (time.monotonic() - saved_at > 60 * config.train.checkpoint_minutes or done):
+                save_state(checkpoint, state, config, draw)
+                saved_at = time.monotonic()
+    except KeyboardInterrupt:
+        # The step in progress may be half done; what is on disk is the last whole state.
+        log.warning("Stopped by the user. Resume with the same command: training goes on from %s", checkpoint)
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+    return out / "model.safetensors"
+
+
+def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: int = 1) -> Tensors:
+    """This process's share of a batch, on its device. Each process draws the whole batch, which is cheap, and the same."""
+    size = len(batch.x_src) // world_size
+    own = slice(rank * size, (rank + 1) * size)
+    arrays = (*(a[own] for a in batch[:-1]), batch.z[:, own])
+    return Tensors(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
+
+
+def _set_threads(config: Config) -> None:
+    """Threads per process: two busy processes with two threads each on two cores run ten times slower than one."""
+    threads = config.train.threads or max(1, (os.cpu_count() or 1) // config.train.devices)
+    torch.set_num_threads(threads)
+
+
+def _ema_decay(decay: float, step: int) -> float:
+    """Ramped: an average of few steps must not remember the initial weights."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def _require_finite(parts: Parts, step: int, checkpoint: Path) -> None:
+    if not all(np.isfinite(value) for value in parts.values()):
+        raise NonFiniteLossError(
+            f"Loss is not finite: step {step}. Found {parts}; expected numbers. The last good checkpoint is kept: "
+            f"{checkpoint}. Lower the learning rates or raise loss.r1_gamma, and resume from it."
+        )
+
+
+def _gradient_averager(fabric: Fabric) -> Callable[[Iterable[nn.Parameter]], None]:
+    """Average over processes by hand, after each backward.
+
+    DistributedDataParallel expects one forward per backward; four networks that call each other break it
+    (StarGAN v2 users met this: stargan-v2 issues 33 and 114).
+    """
+    if fabric.world_size == 1:
+        return lambda parameters: None
+
+    def average(parameters: Iterable[nn.Parameter]) -> None:
+        own = list(parameters)
+        # A process without lesion pairs has no gradient for E where another has one: all take part, with zeros.
+        flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in own])
+        flat = cast(Tensor, fabric.all_reduce(flat, reduce_op="mean"))
+        start = 0
+        for p in own:
+            p.grad = flat[start : start + p.numel()].view_as(p).clone()
+            start += p.numel()
+
+    return average
+
+
+def _estimate(
+    config: Config,
+    state: TrainState,
+    sampler: SliceSampler,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    device: torch.device,
+) -> Estimate:
+    batch = to_tensors(sampler.batch(0, config.train.batch, config.model.latent_dim), device)
+    with autocast():
+        return estimate(config, state.nets, batch, config.train.iterations - state.step)
+
+
+def _tensorboard(out: Path, step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed by the first process only
+
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step)
+
+
+class _Averages:
+    """Means of loss parts since they were last taken; a part counts only where it was computed."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, parts: Parts) -> None:
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> Parts:
+        means = {name: round(total / self.counts[name], 5) for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+def _validate(
+    out: Path,
+    state: TrainState,
+    config: Config,
+    draw: Draw,
+    probe: Probe,
+    studies: Sequence[Study],
+    volumes: Sequence[TrainingVolume],
+    chosen: Sequence[Study],
+    writer: Any,
+    last: bool,
+) -> None:
+    """Score the moving average, export it if it is the best so far, log scalars and pictures."""
+    table = draw.table
+    criteria = validate(state.average, probe, table, chosen, config.train.seed)
+    model = TrainedModel(
+        nets=state.average,
+        table=table,
+        config=config,
+        codes=domain_codes(state.average, probe.real, config.train.seed),
+        histograms=np.stack(
+            [
+                intensity_histogram(v.study.volume(v.sequence) for v in volumes if v.domain == i)
+                for i in range(len(table))
+            ]
+        ),
+        criteria=criteria,
+        training={
+            "steps": state.step,
+            "draw": draw.mode,
+            "train_subjects": len(draw.train),
+            "train_volumes": len(volumes),
+            "selection_subjects": len(chosen),
+        },
+        version="",
+        hash="",
+    )
+    score = criteria["score"]
+    if state.best_score is None or score is None or score < state.best_score:
+        state.best_score = score
+        save_model(out / "model.safetensors", model)
+    if last:
+        save_model(out / "last.safetensors", model)
+    _append(out / "validation.jsonl", {"step": state.step, **criteria})
+    log.info("Step %d: validation score %s (%s)", state.step, score, criteria["basis"])
+    if writer is not None:
+        if score is not None:
+            writer.add_scalar("validation/score", score, state.step)
+        grid = translated_grid(model, probe)
+        if grid is not None:
+            writer.add_image("validation/translations", grid, state.step, dataformats="HW")
+
+
+def translated_grid(model: TrainedModel, probe: Probe) -> NDArray[np.float32] | None:
+    """One middle slice of each source domain (first column), translated to every domain; (rows, columns) in [0, 1]."""
+    from ummgat.translate import translate_slices
+
+    rows = []
+    for domain in range(len(model.table)):
+        own = [x for _, y, x, _ in probe.sources if y == domain]
+        if own:
+            x = own[0][len(own[0]) // 2][None]
+            codes = model.codes[model.criteria["mode"]]
+            images = [x, *(translate_slices(model.nets.generator, x.to(codes.device), code).cpu() for code in codes)]
+            rows.append(torch.cat([image[0, 0].flip(0) for image in images], dim=1))
+    return (torch.cat(rows).float() / 2 + 0.5).numpy() if rows else None
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop lines of steps that a resumed run will do again, and a line that a kill cut short."""
+    if not path.is_file():
+        return
+
+    def lines() -> Iterator[str]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if record["step"] <= step:
+                yield line + "\n"
+
+    kept = "".join(lines())
+    path.write_text(kept, encoding="utf-8")

@@ -1,0 +1,156 @@
+"""One training iteration, in the literal order of StarGAN v2 or in a cheaper one. Here one sees who is updated by whom.
+
+literal      D on the latent pass, D on the reference pass, G+E+M on the latent pass, G (+ E's lesion heads) on the
+             reference pass. Every pass translates anew; R1 at every step of D.
+alternating  one kind of pass per iteration, latent and reference in turn; D and G share one translation; R1 and the
+             cycle loss at intervals, weighted by them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from ummgat.config import Config, TrainConfig
+from ummgat.losses import Parts, Pass, Target, Tensors, discriminator_loss, generator_loss, target_of
+from ummgat.model.masked import brain_mask
+from ummgat.model.networks import Networks
+
+AverageGradients = Callable[[Iterable[nn.Parameter]], None]
+"""Average gradients over processes, in place; does nothing with one process."""
+
+
+@dataclass
+class Optimizers:
+    """One Adam per network."""
+
+    generator: Optimizer
+    encoder: Optimizer
+    mapper: Optimizer
+    discriminator: Optimizer
+
+    def named(self) -> Iterator[tuple[str, Optimizer]]:
+        """Name and optimizer, in a fixed order."""
+        for name in ("generator", "encoder", "mapper", "discriminator"):
+            yield name, getattr(self, name)
+
+
+def build_optimizers(nets: Networks, config: TrainConfig) -> Optimizers:
+    """Adam as in the paper: β (0, 0.99), weight decay added to the gradient."""
+
+    def adam(module: nn.Module, lr: float) -> Adam:
+        return Adam(module.parameters(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True)
+
+    assert nets.discriminator is not None
+    return Optimizers(
+        adam(nets.generator, config.lr_generator),
+        adam(nets.encoder, config.lr_encoder),
+        adam(nets.mapper, config.lr_mapper),
+        adam(nets.discriminator, config.lr_discriminator),
+    )
+
+
+def set_learning_rates(optimizers: Optimizers, config: TrainConfig, step: int) -> None:
+    """Constant, then linear to 0 from `lr_decay_from` on; computed from the step, so that resuming changes nothing."""
+    start = config.lr_decay_from * config.iterations
+    factor = 1.0 if step < start else max(0.0, (config.iterations - step) / (config.iterations - start))
+    for name, optimizer in optimizers.named():
+        for group in optimizer.param_groups:
+            group["lr"] = getattr(config, f"lr_{name}") * factor
+
+
+@contextmanager
+def _frozen(*modules: nn.Module) -> Iterator[None]:
+    """Let gradients pass through modules without collecting any for their weights."""
+    for module in modules:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.requires_grad_(True)
+
+
+@dataclass
+class Step:
+    """All that one iteration needs and changes."""
+
+    nets: Networks
+    optimizers: Optimizers
+    config: Config
+    average_gradients: AverageGradients
+
+    def run(self, batch: Tensors, step: int) -> Parts:
+        """Do iteration `step` by the configured schedule; returns the parts of the losses."""
+        set_learning_rates(self.optimizers, self.config.train, step)
+        return self.literal(batch) if self.config.train.schedule == "literal" else self.alternating(batch, step)
+
+    def literal(self, batch: Tensors) -> Parts:
+        """StarGAN v2's order, every term every time."""
+        parts: Parts = {}
+        weights = self.config.loss
+        kinds: tuple[Pass, Pass] = ("latent", "reference")
+        for kind in kinds:
+            with torch.no_grad():
+                x_fake = self._translate(batch, target_of(self.nets, batch, kind, weights))
+            parts |= self._discriminate(batch, x_fake, weights.r1_gamma)
+        for kind in kinds:
+            target = target_of(self.nets, batch, kind, weights)
+            parts |= self._generate(batch, kind, target, self._translate(batch, target), weights.cycle)
+        return parts
+
+    def alternating(self, batch: Tensors, step: int) -> Parts:
+        """One kind of pass, one translation; intervals count pairs of iterations, so that both kinds get every term."""
+        weights, train, pair = self.config.loss, self.config.train, step // 2
+        kind: Pass = "latent" if step % 2 == 0 else "reference"
+        target = target_of(self.nets, batch, kind, weights)
+        x_fake = self._translate(batch, target)
+        r1 = weights.r1_gamma * train.r1_every if pair % train.r1_every == 0 else 0.0
+        parts = self._discriminate(batch, x_fake, r1)
+        cycle = weights.cycle * train.cycle_every if pair % train.cycle_every == 0 else 0.0
+        return parts | self._generate(batch, kind, target, x_fake, cycle)
+
+    def _translate(self, batch: Tensors, target: Target) -> Tensor:
+        return self.nets.generator(batch.x_src, target.code, brain_mask(batch.x_src))
+
+    def _discriminate(self, batch: Tensors, x_fake: Tensor, r1_weight: float) -> Parts:
+        """D learns."""
+        assert self.nets.discriminator is not None
+        real = (batch.x_src, batch.y_src) if self.config.train.d_real == "source" else (batch.x_ref, batch.y_trg)
+        loss, parts = discriminator_loss(self.nets, *real, x_fake, batch.y_trg, r1_weight)
+        self.optimizers.discriminator.zero_grad(set_to_none=True)
+        loss.backward()
+        self._take_step(self.nets.discriminator, self.optimizers.discriminator)
+        return parts
+
+    def _generate(self, batch: Tensors, kind: Pass, target: Target, x_fake: Tensor, cycle_weight: float) -> Parts:
+        """G learns; E and M too in the latent pass; in the reference pass E learns from the lesion loss alone."""
+        nets, optimizers = self.nets, self.optimizers
+        assert nets.discriminator is not None
+        for optimizer in (optimizers.generator, optimizers.encoder, optimizers.mapper):
+            optimizer.zero_grad(set_to_none=True)
+        with _frozen(nets.discriminator):
+            loss = generator_loss(nets, batch, kind, self.config.loss, target, x_fake, cycle_weight)
+            if kind == "latent":
+                loss.total.backward()
+            else:
+                encoder = list(nets.encoder.parameters())
+                if loss.lesion is not None:
+                    gradients = torch.autograd.grad(loss.lesion, encoder, retain_graph=True)
+                    for parameter, gradient in zip(encoder, gradients, strict=True):
+                        parameter.grad = gradient
+                loss.total.backward(inputs=list(nets.generator.parameters()))
+        self._take_step(nets.generator, optimizers.generator)
+        if kind == "latent":
+            self._take_step(nets.encoder, optimizers.encoder)
+            self._take_step(nets.mapper, optimizers.mapper)
+        elif loss.lesion is not None:
+            self._take_step(nets.encoder, optimizers.encoder)
+        return loss.parts
+
+    def _take_step(self, module: nn.Module, optimizer: Optimizer) -> None:
+        self.average_gradients(module.parameters())
+        optimizer.step()

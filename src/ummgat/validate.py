@@ -1,0 +1,201 @@
+"""Criteria by which checkpoints, sources and code modes are chosen, without paired truth where users have none.
+
+Unpaired, always: kernel distance to the target domain, cycle error, code agreement. By true images, only where a
+selection subject happens to have them; the report says which. Test subjects never come here.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ummgat.config import Config
+from ummgat.crop import crop
+from ummgat.domain import Domain, DomainTable
+from ummgat.kid import FEATURES, RandomFeatures, kernel_distance
+from ummgat.model.networks import Networks
+from ummgat.slices import TrainingVolume, to_unit
+from ummgat.study import Study
+from ummgat.translate import translate_slices
+
+PLANES = 8
+"""Planes per selection volume, evenly spaced over those with enough brain."""
+
+REAL_SLICES = 64
+"""Training slices per domain that stand for the domain."""
+
+
+class Probe(NamedTuple):
+    """Slices that every validation of a run looks at."""
+
+    real: list[Tensor]
+    """Per domain: training slices (n, 1, row, column)."""
+    sources: list[tuple[str, int, Tensor, Tensor]]
+    """Per selection volume: subject, domain, slices (n, 1, row, column), lesion masks of the same shape."""
+
+
+def build_probe(
+    volumes: Sequence[TrainingVolume], selection: Sequence[TrainingVolume], n_domains: int, config: Config
+) -> Probe:
+    """Choose the slices, deterministically."""
+    real = []
+    for domain in range(n_domains):
+        own = [v for v in volumes if v.domain == domain]
+        share = max(1, REAL_SLICES // len(own))
+        real.append(torch.cat([_slices(v, config, share)[0] for v in own]))
+    sources = [(v.study.subject, v.domain, *_slices(v, config, PLANES)) for v in selection]
+    return Probe(real, sources)
+
+
+def _slices(volume: TrainingVolume, config: Config, n: int) -> tuple[Tensor, Tensor]:
+    positions = np.unique(np.linspace(0, len(volume.planes) - 1, n).round().astype(int))
+    planes = volume.planes[positions]
+    voxels, lesion = volume.study.volume(volume.sequence), volume.study.lesion()
+    images = crop(voxels[planes], volume.corner, *config.data.crop)
+    masks = np.zeros(images.shape, bool) if lesion is None else crop(lesion[planes], volume.corner, *config.data.crop)
+    return torch.from_numpy(to_unit(images))[:, None], torch.from_numpy(masks)[:, None]
+
+
+@torch.inference_mode()
+def domain_codes(nets: Networks, real: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
+    """One code per domain and mode: `mean` of E over training slices, `mapper` mean over 1,000 latents. (n_domains, code_dim)."""
+    device = next(nets.encoder.parameters()).device
+    noise = torch.randn(1000, nets.mapper.latent_dim, generator=torch.Generator().manual_seed(seed)).to(device)
+    means, mapped = [], []
+    for y, x in enumerate(real):
+        means.append(_encode(nets, x.to(device), y).mean(0))
+        mapped.append(nets.mapper(noise, torch.full((len(noise),), y, device=device)).mean(0))
+    return {"mapper": torch.stack(mapped), "mean": torch.stack(means)}
+
+
+def _encode(nets: Networks, x: Tensor, y: int) -> Tensor:
+    return torch.cat([nets.encoder(part, torch.full((len(part),), y, device=x.device)) for part in x.split(32)])
+
+
+@torch.inference_mode()
+def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence[Study], seed: int) -> dict[str, Any]:
+    """Score every direction between domains on selection subjects.
+
+    Parameters
+    ----------
+    nets : Networks
+        Moving averages.
+    probe : Probe
+    table : DomainTable
+    studies : sequence of Study
+        Selection subjects, whose true images are used where they exist.
+    seed : int
+
+    Returns
+    -------
+    dict
+        `directions`: list of rows (mode, source, target, kernel, kernel_copy, cycle, agreement, mae or None, n);
+        `score`: what checkpoints are compared by, lower is better; `basis`: what it rests on;
+        `mode` and `sources`: the chosen code mode and, per target, sources best first. JSON-ready.
+    """
+    device = next(nets.encoder.parameters()).device
+    codes = domain_codes(nets, probe.real, seed)
+    features = RandomFeatures().to(device)
+    real = [features(x.to(device)).cpu().numpy().astype(np.float64) for x in probe.real]
+    center, spread = np.concatenate(real).mean(0), np.concatenate(real).std(0) + 1e-6
+    real = [(f - center) / spread for f in real]
+    centroids = torch.stack([nets.encoder.features(x.to(device)).mean(0) for x in probe.real])
+    truth = {(s, y): x for s, y, x, _ in probe.sources}
+    centers_of = {study.subject: study.center for study in studies}
+    rows = []
+    for mode, table_codes in codes.items():
+        for trg, target in enumerate(table):
+            for src, source in enumerate(table):
+                own = [(s, x.to(device)) for s, y, x, _ in probe.sources if y == src and src != trg]
+                if not own:
+                    continue
+                x = torch.cat([v for _, v in own])
+                fake = translate_slices(nets.generator, x, table_codes[trg])
+                back = translate_slices(nets.generator, _perturbed(fake), table_codes[src])
+                brain = x > -1
+                nearest = torch.cdist(nets.encoder.features(fake), centroids).argmin(1)
+                paired = [
+                    _paired_mae(fake[i], truth[s, trg].to(device))
+                    for i, s in zip(_runs(own), [s for s, _ in own], strict=True)
+                    if (s, trg) in truth and centers_of[s] == target.center
+                ]
+                rows.append(
+                    {
+                        "mode": mode,
+                        "source": str(source),
+                        "target": str(target),
+                        "kernel": kernel_distance(_standard(features(fake), center, spread), real[trg]),
+                        "kernel_copy": kernel_distance(_standard(features(x), center, spread), real[trg]),
+                        "cycle": float((x - back).abs()[brain].mean() * 127.5),
+                        "agreement": float((nearest == trg).float().mean()),
+                        "mae": float(np.mean(paired)) if paired else None,
+                        "n": len(x),
+                    }
+                )
+    return {"features": FEATURES, "directions": rows, **choose(rows, table)}
+
+
+def _perturbed(fake: Tensor) -> Tensor:
+    """Generated slices as uint8 would keep them, so that no information hides in noise below one grey level."""
+    rounded = ((fake + 1) * 127.5).round().clamp(1, 255) / 127.5 - 1
+    return torch.where(fake > -1, rounded, -1.0)
+
+
+def _runs(own: list[tuple[str, Tensor]]) -> list[slice]:
+    """Where each volume's slices lie in their concatenation."""
+    ends = np.cumsum([len(x) for _, x in own])
+    return [slice(int(end) - len(x), int(end)) for end, (_, x) in zip(ends, own, strict=True)]
+
+
+def _paired_mae(fake: Tensor, true: Tensor) -> float:
+    brain = (fake > -1) & (true > -1)
+    return float((fake - true).abs()[brain].mean() * 127.5) if fake.shape == true.shape else float("nan")
+
+
+def _standard(features: Tensor, center: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((features.cpu().numpy().astype(np.float64) - center) / spread)
+
+
+def unpaired_score(row: dict[str, Any]) -> float:
+    """One number per direction from unpaired criteria, lower is better.
+
+    Kernel distance as a share of that of plain copying (0 perfect, 1 no better than a copy), plus cycle error in
+    units of 32 grey levels, plus the share of slices that the encoder does not recognise as the target. The weights
+    are ours; no paper fixes them.
+    """
+    return float(max(row["kernel"], 0) / max(row["kernel_copy"], 1e-6) + row["cycle"] / 32 + 1 - row["agreement"])
+
+
+def choose(rows: Sequence[dict[str, Any]], table: DomainTable) -> dict[str, Any]:
+    """Choose code mode and sources from validation rows.
+
+    Within a target, sources of its own center come first (completion); by true images if every such direction has
+    them, else by `unpaired_score`. The source for one target is never judged by two rulers.
+    """
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    if not rows:
+        return {"score": None, "basis": "no selection subjects", "mode": "mean", "sources": {}, "sources_basis": {}}
+    totals = {}
+    paired = any(row["mae"] is not None for row in rows)
+    for mode in modes:
+        own = [row for row in rows if row["mode"] == mode]
+        totals[mode] = (
+            float(np.mean([row["mae"] for row in own if row["mae"] is not None]))
+            if paired
+            else float(np.mean([unpaired_score(row) for row in own]))
+        )
+    best = min(modes, key=lambda mode: totals[mode])
+    sources, bases = {}, {}
+    for target in table:
+        own = [row for row in rows if row["mode"] == best and row["target"] == str(target)]
+        same = [row for row in own if Domain.parse(row["source"]).center == target.center]
+        by_truth = bool(same) and all(row["mae"] is not None for row in same)
+        ranked = sorted(same, key=lambda row: row["mae"] if by_truth else unpaired_score(row))
+        ranked += sorted((row for row in own if row not in same), key=unpaired_score)
+        sources[str(target)] = [row["source"] for row in ranked]
+        bases[str(target)] = "true images of selection subjects" if by_truth else "unpaired criteria"
+    basis = "MAE to true images of selection subjects" if paired else "unpaired criteria"
+    return {"score": totals[best], "basis": basis, "mode": best, "sources": sources, "sources_basis": bases}

@@ -1,0 +1,100 @@
+"""The exported model: one safetensors file with G, E, M and everything that using them needs.
+
+Metadata: domains in branch order, config, intensity histograms, stored criteria, version. Nothing is guessed from
+folder listings, and nothing is unpickled.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ummgat import __version__
+from ummgat.config import Config
+from ummgat.domain import Domain, DomainTable
+from ummgat.model.networks import Networks, build_networks
+from ummgat.tensors import all_finite, file_hash, load_tensors, save_tensors, with_prefix, without_prefix
+
+FORMAT = "ummgat-model-1"
+
+StoredMode = Literal["mapper", "mean"]
+
+
+@dataclass
+class TrainedModel:
+    """Networks ready for use, with what is known of their training."""
+
+    nets: Networks
+    """Moving averages of G, E, M; no D."""
+    table: DomainTable
+    config: Config
+    codes: dict[str, Tensor]
+    """"mapper" and "mean" → (n_domains, code_dim): one code per domain."""
+    histograms: NDArray[np.float64]
+    """(n_domains, 256): intensity distribution of each domain's training brains, summing to 1; bin 0 is 0."""
+    criteria: dict[str, Any]
+    """Last validation, see `validate`: scores per direction, what they rest on, chosen sources and code mode."""
+    training: dict[str, Any]
+    """Draw mode, numbers of subjects, steps."""
+    version: str
+    hash: str
+    """Of the file it was read from; empty if it was not."""
+
+    def code(self, domain: Domain, mode: StoredMode) -> Tensor:
+        """The stored code of `domain`: (code_dim,)."""
+        return self.codes[mode][self.table.index(domain)]
+
+
+def save_model(path: Path, model: TrainedModel) -> None:
+    """Export. Weights are stored as float32."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in model.nets.named():
+        tensors |= with_prefix(name, module.state_dict())
+    tensors |= with_prefix("codes", model.codes)
+    tensors["histograms"] = torch.from_numpy(model.histograms.astype(np.float32))
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "domains": model.table.names,
+        "config": model.config.model_dump(mode="json"),
+        "criteria": model.criteria,
+        "training": model.training,
+        "intensities": "brain 1-255, background 0, arbitrary units (0.5 and 99.5 percentiles of the brain)",
+    }
+    save_tensors(path, tensors, metadata)
+
+
+def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
+    """Read an exported model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Missing, damaged, or another kind of file.
+    """
+    tensors, metadata = load_tensors(path, FORMAT)
+    if not all_finite(tensors):
+        raise ValueError(f"Weights are not finite: {path}. Found NaN or infinity; expected numbers. Use another file.")
+    config = Config.model_validate(metadata["config"])
+    table = DomainTable.from_names(metadata["domains"])
+    nets = build_networks(config.model, len(table), seed=0)
+    nets.discriminator = None
+    for name, module in nets.named():
+        module.load_state_dict(without_prefix(name, tensors))
+        module.requires_grad_(False).eval()
+    device = device or torch.device("cpu")
+    return TrainedModel(
+        nets=nets.to(device),
+        table=table,
+        config=config,
+        codes={name: tensor.to(device) for name, tensor in without_prefix("codes", tensors).items()},
+        histograms=tensors["histograms"].double().numpy(),
+        criteria=metadata["criteria"],
+        training=metadata["training"],
+        version=metadata["version"],
+        hash=file_hash(path),
+    )
