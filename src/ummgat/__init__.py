@@ -6,14 +6,14 @@ __version__ = "0.1.0"
 __all__ = ["CompletionReport", "Request", "__version__", "complete"]
 
 if TYPE_CHECKING:
-    from ummgat.complete import CompletionReport, complete
+    from ummgat.completion import CompletionReport, complete
     from ummgat.generate import Request
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for: preparing data must not wait for it."""
     if name in ("complete", "CompletionReport"):
-        from ummgat import complete as module
+        from ummgat import completion as module
 
         return getattr(module, name)
     if name == "Request":
