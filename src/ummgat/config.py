@@ -42,7 +42,8 @@ class ModelConfig(_Section):
     mapper_width: int = Field(512, ge=8)
     encoder_widths: tuple[int, ...] = (32, 64, 128, 256)
     discriminator_widths: tuple[int, ...] = (32, 64, 128, 256)
-    discriminator_position: bool = Field(True, description="give D each pixel's place relative to the brain")
+    discriminator_position: bool = Field(False, description="give D each pixel's place relative to the brain")
+    discriminator_statistics: bool = Field(False, description="add a logit from intensity histograms per zone to D")
 
 
 class LossConfig(_Section):
@@ -53,6 +54,8 @@ class LossConfig(_Section):
     cycle: float = Field(1.0, ge=0)
     lesion: float = Field(1.0, ge=0, description="lesion-aware module; 0 switches it off")
     structure: float = Field(0.0, ge=0, description="local structure kept, contrast free; not in the paper")
+    position: float = Field(0.0, ge=0, description="blurred likeness to a reference at the start; not in the paper")
+    position_until: float = Field(0.4, gt=0, le=1, description="share of the run over which `position` falls to 0")
     diversity: float = Field(0.0, ge=0)
     r1_gamma: float = Field(1.0, ge=0)
 

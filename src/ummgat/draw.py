@@ -112,12 +112,12 @@ def make_draw(
         study = by_subject[subject]
         usable = [q for q in study.acquired if Domain(study.center, q) in table]
         if mode == "strict" and subject in given:
-            if given[subject] not in usable:
+            if given[subject] not in study.acquired:
                 raise ValueError(
                     f"Split gives a subject a sequence it lacks: {split_file}, {subject}. Found {given[subject]}; "
-                    f"expected one of {', '.join(usable)}. Correct the split."
+                    f"expected one of {', '.join(study.acquired)}. Correct the split."
                 )
-            usable = [given[subject]]
+            usable = [q for q in usable if q == given[subject]]  # none if `domains` leaves it out
         elif mode == "strict" and usable:
             # The rarest domain so far, so that one sequence per patient still feeds every branch.
             fewest = min(counts[Domain(study.center, q)] for q in usable)

@@ -27,6 +27,8 @@ class Tensors(NamedTuple):
     y_trg: Tensor
     lesion_ref: Tensor
     z: Tensor
+    lesion_pairs: float
+    """Pairs that count for the lesion loss in the whole batch, divided by the number of processes that share it."""
 
 
 def has_lesion_pair(batch: Tensors) -> Tensor:
@@ -131,6 +133,32 @@ def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> 
     return 1.0 - (explained * mask).sum() / (var_x * mask).sum().clamp_min(1e-6)
 
 
+def position_loss(batch: Tensors, x_fake: Tensor, window: int = 5) -> Tensor:
+    """Mean absolute difference of blurred translation and blurred reference, where both have healthy brain.
+
+    The reference is another subject's slice of the target domain at about the same height. Over many references the
+    blurred target domain at each place is what minimises this: enough to say that ventricles are bright in T2, too
+    blurred to say where this subject's are. Meant for the start of training. Not in the paper; docs/decisions/0005.
+
+    Parameters
+    ----------
+    batch : Tensors
+    x_fake : Tensor (batch, 1, height, width)
+    window : int
+        Side of the blur in pixels.
+    """
+    healthy_src = brain_mask(batch.x_src) * (1 - batch.lesion_src)
+    healthy_ref = brain_mask(batch.x_ref) * (1 - batch.lesion_ref)
+
+    def blurred(x: Tensor, mask: Tensor) -> Tensor:
+        weight = F.avg_pool2d(mask, window, stride=1, padding=window // 2).clamp_min(1e-3)
+        return F.avg_pool2d(x.float() * mask, window, stride=1, padding=window // 2) / weight
+
+    both = healthy_src * healthy_ref
+    difference = blurred(x_fake, healthy_src) - blurred(batch.x_ref, healthy_ref)
+    return (difference.abs() * both).sum() / both.sum().clamp_min(1.0)
+
+
 class GeneratorLoss(NamedTuple):
     """Total for G (and, in the latent pass, E and M), the lesion term that also trains E, and the parts to log."""
 
@@ -147,6 +175,8 @@ def generator_loss(
     target: Target,
     x_fake: Tensor,
     cycle_weight: float,
+    position_weight: float,
+    structure_weight: float,
 ) -> GeneratorLoss:
     """L_adv + L_sty + L_cyc (+ L_sty_lesion in the reference pass, - diversity if asked for in the latent pass).
 
@@ -157,6 +187,8 @@ def generator_loss(
         G(x_src, target.code), with gradient.
     cycle_weight : float
         Weight of the cycle term times its interval; 0 skips it.
+    position_weight, structure_weight : float
+        Weights of `position_loss` and `structure_loss` at this step; 0 skips them.
     """
     assert nets.discriminator is not None
     n = len(batch.x_src)
@@ -174,6 +206,7 @@ def generator_loss(
         ).float()
         code_fake = codes[:n]
         lesion = (codes[n:] - target.lesion_code.float()).abs().mean()  # mean over pairs that count, not over the batch
+        lesion = lesion * (len(target.lesion_code) / batch.lesion_pairs)  # 1 with one process; else the mean over all of theirs
     loss_sty = (target.code.float() - code_fake).abs().mean()
     total = weights.adversarial * loss_adv + weights.style * loss_sty
     parts = {"g_adv": loss_adv.item(), "style": loss_sty.item()}
@@ -184,9 +217,13 @@ def generator_loss(
         loss_cyc = (batch.x_src - x_rec).abs().mean()
         total = total + cycle_weight * loss_cyc
         parts["cycle"] = loss_cyc.item()
-    if weights.structure > 0:
+    if position_weight > 0:
+        loss_position = position_loss(batch, x_fake)
+        total = total + position_weight * loss_position
+        parts["position"] = loss_position.item()
+    if structure_weight > 0:
         loss_structure = structure_loss(batch.x_src, x_fake, mask)
-        total = total + weights.structure * loss_structure
+        total = total + structure_weight * loss_structure
         parts["structure"] = loss_structure.item()
     if lesion is not None:
         total = total + weights.lesion * lesion

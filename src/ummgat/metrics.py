@@ -73,3 +73,12 @@ def gradient_energy(volume: Floats, brain: Mask) -> float:
         total += float((difference[inside] ** 2).sum())
         n += int(inside.sum())
     return total / max(n, 1)
+
+
+def rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's rank correlation of two equally long samples; NaN if one is constant."""
+    from scipy.stats import spearmanr
+
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a, b).statistic)

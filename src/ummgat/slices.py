@@ -94,12 +94,13 @@ def index_volumes(studies: Sequence[Study], draw: Draw, config: DataConfig) -> l
                 f"Domain has no training slice: {named}. Found none with data.min_brain {config.min_brain}; "
                 "expected at least one. Lower it, or add subjects."
             )
+    volumes = [v for v in volumes if len(v.planes)]
     if len({v.study.subject for v in volumes}) < 2:
         raise ValueError(
             "Too few training subjects. Found 1; expected at least 2, since source and reference must come from "
             "different subjects. Add subjects to the draw."
         )
-    return [v for v in volumes if len(v.planes)]
+    return volumes
 
 
 def selection_volumes(studies: Sequence[Study], table: DomainTable, config: DataConfig) -> list[TrainingVolume]:

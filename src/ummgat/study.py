@@ -146,6 +146,10 @@ class Study:
             )
         return self._read(self.record.images[sequence].file)
 
+    def companion(self, name: str) -> NDArray[np.uint8]:
+        """Another uint8 file of the study's folder on its grid, e.g. a reliability map; (plane, row, column), read-only."""
+        return self._read(name)
+
     def labels(self) -> NDArray[np.uint8] | None:
         """Labels of shape (plane, row, column), uint8 numbered as `LABELS`; None if nobody annotated the subject."""
         return None if self.record.labels_file is None else self._read(self.record.labels_file)

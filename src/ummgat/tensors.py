@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ummgat.files import atomic_path
+from ummgat.files import atomic_path, explained_full_disk
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and metadata (each value as JSON)."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, {key: json.dumps(value) for key, value in metadata.items()})
+    data = save(contiguous, {key: json.dumps(value) for key, value in metadata.items()})
+    # Written by Python: safetensors' own writer does not say that a disk is full in a way one could react to.
+    with explained_full_disk(path), atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -164,7 +164,9 @@ def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: in
     size = len(batch.x_src) // world_size
     own = slice(rank * size, (rank + 1) * size)
     arrays = (*(a[own] for a in batch[:-1]), batch.z[:, own])
-    return Tensors(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
+    pairs = batch.lesion_src.any((1, 2, 3)) & batch.lesion_ref.any((1, 2, 3))
+    tensors = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
+    return Tensors(*tensors, lesion_pairs=float(pairs.sum()) / world_size)
 
 
 def _set_threads(config: Config) -> None:

@@ -20,7 +20,7 @@ from ummgat.model.masked import brain_mask
 from ummgat.model.networks import Networks
 
 AverageGradients = Callable[[Iterable[nn.Parameter]], None]
-"""Average gradients over processes, in place; does nothing with one process."""
+"""Average gradients over processes, in place; does nothing with one process. All processes must call it alike."""
 
 
 @dataclass
@@ -62,6 +62,17 @@ def set_learning_rates(optimizers: Optimizers, config: TrainConfig, step: int) -
             group["lr"] = getattr(config, f"lr_{name}") * factor
 
 
+def opening_weights(config: Config, step: int) -> tuple[float, float]:
+    """Weights of the position and the structure loss at `step`; computed from it, so that resuming changes nothing.
+
+    Position falls linearly to 0 over the first `position_until` of the run, and structure rises towards the end of
+    that: it is blind to the sign of a contrast, and would lock in a wrong one if it came first.
+    """
+    loss = config.loss
+    opening = max(0.0, 1.0 - step / (loss.position_until * config.train.iterations)) if loss.position > 0 else 0.0
+    return loss.position * opening, loss.structure * (1.0 - opening) ** 4
+
+
 @contextmanager
 def _frozen(*modules: nn.Module) -> Iterator[None]:
     """Let gradients pass through modules without collecting any for their weights."""
@@ -86,9 +97,11 @@ class Step:
     def run(self, batch: Tensors, step: int) -> Parts:
         """Do iteration `step` by the configured schedule; returns the parts of the losses."""
         set_learning_rates(self.optimizers, self.config.train, step)
-        return self.literal(batch) if self.config.train.schedule == "literal" else self.alternating(batch, step)
+        if self.config.train.schedule == "literal":
+            return self.literal(batch, step)
+        return self.alternating(batch, step)
 
-    def literal(self, batch: Tensors) -> Parts:
+    def literal(self, batch: Tensors, step: int) -> Parts:
         """StarGAN v2's order, every term every time."""
         parts: Parts = {}
         weights = self.config.loss
@@ -99,7 +112,7 @@ class Step:
             parts |= self._discriminate(batch, x_fake, weights.r1_gamma)
         for kind in kinds:
             target = target_of(self.nets, batch, kind, weights)
-            parts |= self._generate(batch, kind, target, self._translate(batch, target), weights.cycle)
+            parts |= self._generate(batch, kind, target, self._translate(batch, target), weights.cycle, step)
         return parts
 
     def alternating(self, batch: Tensors, step: int) -> Parts:
@@ -111,7 +124,7 @@ class Step:
         r1 = weights.r1_gamma * train.r1_every if pair % train.r1_every == 0 else 0.0
         parts = self._discriminate(batch, x_fake, r1)
         cycle = weights.cycle * train.cycle_every if pair % train.cycle_every == 0 else 0.0
-        return parts | self._generate(batch, kind, target, x_fake, cycle)
+        return parts | self._generate(batch, kind, target, x_fake, cycle, step)
 
     def _translate(self, batch: Tensors, target: Target) -> Tensor:
         return self.nets.generator(batch.x_src, target.code, brain_mask(batch.x_src))
@@ -126,14 +139,17 @@ class Step:
         self._take_step(self.nets.discriminator, self.optimizers.discriminator)
         return parts
 
-    def _generate(self, batch: Tensors, kind: Pass, target: Target, x_fake: Tensor, cycle_weight: float) -> Parts:
+    def _generate(
+        self, batch: Tensors, kind: Pass, target: Target, x_fake: Tensor, cycle_weight: float, step: int
+    ) -> Parts:
         """G learns; E and M too in the latent pass; in the reference pass E learns from the lesion loss alone."""
         nets, optimizers = self.nets, self.optimizers
         assert nets.discriminator is not None
         for optimizer in (optimizers.generator, optimizers.encoder, optimizers.mapper):
             optimizer.zero_grad(set_to_none=True)
         with _frozen(nets.discriminator):
-            loss = generator_loss(nets, batch, kind, self.config.loss, target, x_fake, cycle_weight)
+            weights = opening_weights(self.config, step)
+            loss = generator_loss(nets, batch, kind, self.config.loss, target, x_fake, cycle_weight, *weights)
             if kind == "latent":
                 loss.total.backward()
             else:
@@ -147,7 +163,7 @@ class Step:
         if kind == "latent":
             self._take_step(nets.encoder, optimizers.encoder)
             self._take_step(nets.mapper, optimizers.mapper)
-        elif loss.lesion is not None:
+        elif self.config.loss.lesion > 0 and batch.lesion_pairs > 0:  # on all processes or on none, see AverageGradients
             self._take_step(nets.encoder, optimizers.encoder)
         return loss.parts
 

@@ -79,13 +79,19 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     tensors, metadata = load_tensors(path, FORMAT)
     if not all_finite(tensors):
         raise ValueError(f"Weights are not finite: {path}. Found NaN or infinity; expected numbers. Use another file.")
-    config = Config.model_validate(metadata["config"])
-    table = DomainTable.from_names(metadata["domains"])
-    nets = build_networks(config.model, len(table), seed=0)
-    nets.discriminator = None
-    for name, module in nets.named():
-        module.load_state_dict(without_prefix(name, tensors))
-        module.requires_grad_(False).eval()
+    try:
+        config = Config.model_validate(metadata["config"])
+        table = DomainTable.from_names(metadata["domains"])
+        nets = build_networks(config.model, len(table), seed=0)
+        nets.discriminator = None
+        for name, module in nets.named():
+            module.load_state_dict(without_prefix(name, tensors))
+            module.requires_grad_(False).eval()
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"Weights do not fit their config: {path}. Found {error}; expected what version {__version__} writes, the file "
+            f"is of version {metadata.get('version')}. Export the model again, or use the version that wrote it."
+        ) from error
     device = device or torch.device("cpu")
     return TrainedModel(
         nets=nets.to(device),

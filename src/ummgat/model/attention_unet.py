@@ -10,14 +10,14 @@ from ummgat.model.unet import UShape
 
 
 class ConvBlock(nn.Module):
-    """Two 3×3 convolutions with normalisation (by the code, if any), residual."""
+    """Two 3×3 convolutions with normalisation by the code, residual."""
 
-    def __init__(self, width: int, code_dim: int | None) -> None:
+    def __init__(self, width: int, code_dim: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(Convolution(width, width) for _ in range(2))
         self.norms = nn.ModuleList(MaskedAdaIN(width, code_dim) for _ in range(2))
 
-    def forward(self, h: Tensor, place: Place, code: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, place: Place, code: Tensor) -> Tensor:
         """(batch, height, width, channels) → same."""
         mask = place.mask
         out = h

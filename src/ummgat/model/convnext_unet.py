@@ -9,16 +9,16 @@ from ummgat.model.unet import UShape
 
 
 class ConvNextBlock(nn.Module):
-    """Depthwise 7×7, normalisation (by the code, if any), inverted bottleneck, residual."""
+    """Depthwise 7×7, normalisation by the code, inverted bottleneck, residual."""
 
-    def __init__(self, width: int, code_dim: int | None) -> None:
+    def __init__(self, width: int, code_dim: int) -> None:
         super().__init__()
         self.depthwise = Convolution(width, width, kernel=7, groups=width)
         self.norm = MaskedAdaIN(width, code_dim)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
 
-    def forward(self, h: Tensor, place: Place, code: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, place: Place, code: Tensor) -> Tensor:
         """(batch, height, width, channels) → same."""
         mask = place.mask
         return h + self.contract(F.gelu(self.expand(self.norm(self.depthwise(h, mask), mask, code)))) * mask

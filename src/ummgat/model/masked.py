@@ -42,19 +42,16 @@ def masked_moments(h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class MaskedAdaIN(nn.Module):
-    """(1 + γ(s)) · IN(h) + β(s) with statistics over the brain; without a code, plain instance normalisation.
+    """(1 + γ(s)) · IN(h) + β(s) with statistics over the brain.
 
     Source: Huang & Belongie 2017; the paper inserts the code "by AdaIN" and leaves the statistics open.
     """
 
-    def __init__(self, channels: int, code_dim: int | None) -> None:
+    def __init__(self, channels: int, code_dim: int) -> None:
         super().__init__()
-        self.affine = None if code_dim is None else nn.Linear(code_dim, 2 * channels)
-        if self.affine is None:
-            self.gamma = nn.Parameter(torch.zeros(channels))
-            self.beta = nn.Parameter(torch.zeros(channels))
+        self.affine = nn.Linear(code_dim, 2 * channels)
 
-    def forward(self, h: Tensor, mask: Tensor, code: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, mask: Tensor, code: Tensor) -> Tensor:
         """Normalise.
 
         Parameters
@@ -62,7 +59,7 @@ class MaskedAdaIN(nn.Module):
         h : Tensor (batch, height, width, channels)
             0 where `mask` is 0.
         mask : Tensor (batch, height, width, 1)
-        code : Tensor (batch, code_dim) or None
+        code : Tensor (batch, code_dim)
 
         Returns
         -------
@@ -70,10 +67,7 @@ class MaskedAdaIN(nn.Module):
             0 where `mask` is 0.
         """
         mean, variance = masked_moments(h, mask)
-        if self.affine is None:
-            gamma, beta = self.gamma, self.beta
-        else:
-            gamma, beta = self.affine(code)[:, None, None, :].float().chunk(2, dim=-1)
+        gamma, beta = self.affine(code)[:, None, None, :].float().chunk(2, dim=-1)
         scale = (1 + gamma) * torch.rsqrt(variance + 1e-5)
         shift = beta - mean * scale
         return (h * scale.to(h.dtype) + shift.to(h.dtype)) * mask

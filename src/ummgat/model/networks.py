@@ -56,7 +56,9 @@ def build_networks(config: ModelConfig, n_domains: int, seed: int) -> Networks:
         GENERATORS[config.generator](config),
         SequenceEncoder(n_domains, config.encoder_widths, config.code_dim),
         Mapper(n_domains, config.latent_dim, config.mapper_width, config.code_dim),
-        Discriminator(n_domains, config.discriminator_widths, config.discriminator_position),
+        Discriminator(
+            n_domains, config.discriminator_widths, config.discriminator_position, config.discriminator_statistics
+        ),
     )
     generator = torch.Generator().manual_seed(seed)
     for _, module in nets.named():
@@ -65,8 +67,10 @@ def build_networks(config: ModelConfig, n_domains: int, seed: int) -> Networks:
                 nn.init.zeros_(parameter)  # biases, and γ, β of plain normalisation, which are offsets from identity
             else:
                 nn.init.kaiming_normal_(parameter, generator=generator)
-                if name in ("head.out.weight", "head.weight"):
+                if name in ("head.out.weight", "head.weight", "statistics.out.weight"):
                     parameter.data.mul_(0.1)  # tanh and the logits of D start in their linear part
+                elif name.endswith("affine.weight"):
+                    parameter.data.mul_(0.3)  # γ and β start as corrections, not as noise
     return nets
 
 

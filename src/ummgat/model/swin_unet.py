@@ -56,9 +56,9 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Depthwise position → attention → MLP, each added to the stream after normalisation (by the code, if any)."""
+    """Depthwise position → attention → MLP, each added to the stream after normalisation by the code."""
 
-    def __init__(self, width: int, heads: int, window: int, shift: int, code_dim: int | None) -> None:
+    def __init__(self, width: int, heads: int, window: int, shift: int, code_dim: int) -> None:
         super().__init__()
         self.position = Convolution(width, width, groups=width)
         self.norm_attention = MaskedAdaIN(width, code_dim)
@@ -67,7 +67,7 @@ class SwinBlock(nn.Module):
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
 
-    def forward(self, h: Tensor, place: Place, code: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, place: Place, code: Tensor) -> Tensor:
         """(batch, height, width, channels) → same."""
         mask = place.mask
         h = h + self.position(h, mask)
@@ -78,7 +78,7 @@ class SwinBlock(nn.Module):
 def swin_unet(config: ModelConfig) -> UShape:
     """Build the paper's generator: a U of Swin blocks, every second one with a shifted window grid."""
 
-    def block(scale: int, index: int, width: int, code_dim: int | None) -> nn.Module:
+    def block(scale: int, index: int, width: int, code_dim: int) -> nn.Module:
         shift = (index % 2) * (config.window // 2)
         return SwinBlock(width, config.heads * 2**scale, config.window, shift, code_dim)
 

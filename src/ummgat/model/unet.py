@@ -6,12 +6,14 @@ A backbone is a block; `SwinUnet`, ConvNeXt and attention-gated U-Nets differ in
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ummgat.model.masked import MaskedAdaIN, PixelHead, Place, Up, channels_first, channels_last, coarser, frame
+from ummgat.model.statistics import StatisticsMlp
 
-MakeBlock = Callable[[int, int, int, int | None], nn.Module]
-"""(scale, index in its stage, width, code_dim or None) → block called as block(h, place, code)."""
+MakeBlock = Callable[[int, int, int, int], nn.Module]
+"""(scale, index in its stage, width, code_dim) → block called as block(h, place, code)."""
 
 MakeGate = Callable[[int], nn.Module]
 """width → gate called as gate(skip, h)."""
@@ -49,12 +51,17 @@ class UShape(nn.Module):
         coarsest = len(depths) - 1
         widths = [width * 2**i for i in range(len(depths))]
 
-        def stage(scale: int, code: int | None) -> nn.ModuleList:
+        # The sign of a contrast depends on source and target together, which a code of the target alone cannot carry.
+        # The source is read from its own statistics, so the call stays G(x, s).
+        self.reader = StatisticsMlp(code_dim)
+        self.join_codes = nn.Sequential(nn.Linear(2 * code_dim, 2 * code_dim), nn.GELU(), nn.Linear(2 * code_dim, code_dim))
+
+        def stage(scale: int, code: int) -> nn.ModuleList:
             return nn.ModuleList(make_block(scale, i, widths[scale], code) for i in range(depths[scale]))
 
         self.embed = nn.Conv2d(1, width, patch, stride=patch)
-        self.encoder = nn.ModuleList(stage(i, None) for i in range(coarsest))
-        self.merge_norms = nn.ModuleList(MaskedAdaIN(w, None) for w in widths[:-1])
+        self.encoder = nn.ModuleList(stage(i, code_dim) for i in range(coarsest))
+        self.merge_norms = nn.ModuleList(MaskedAdaIN(w, code_dim) for w in widths[:-1])
         self.merges = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
         self.bottleneck_norm = MaskedAdaIN(widths[-1], code_dim)
         self.bottleneck = stage(coarsest, code_dim)
@@ -87,15 +94,17 @@ class UShape(nn.Module):
         """
         height, width = x.shape[-2:]
         x, place_pixels = frame(x, mask, origin, self.unit)
+        source = unit(self.reader(x, channels_first(place_pixels.mask)))
+        code = unit(self.join_codes(torch.cat([code.to(source.dtype), source], dim=1)))
         places = [coarser(place_pixels, self.patch)]
         for _ in self.merges:
             places.append(coarser(places[-1], 2))
         h = channels_last(self.embed(x * channels_first(place_pixels.mask))) * places[0].mask
         skips = []
         for i, merge in enumerate(self.merges):
-            h = _through(self.encoder[i], h, places[i], None)
-            # Normalised before it is stored: a skip carries where things are, not how bright the source was.
-            skips.append(self.merge_norms[i](h, places[i].mask, None))
+            h = _through(self.encoder[i], h, places[i], source)
+            # Normalised before it is stored, by what the source is: a skip carries where things are, not how bright.
+            skips.append(self.merge_norms[i](h, places[i].mask, source))
             h = channels_last(merge(channels_first(skips[-1]))) * places[i + 1].mask
         h = self.bottleneck_norm(h, places[-1].mask, code)
         h = _through(self.bottleneck, h, places[-1], code)
@@ -110,7 +119,12 @@ class UShape(nn.Module):
         return self.head(features, x, place_pixels.mask, code)[..., :height, :width]
 
 
-def _through(stage: nn.Module, h: Tensor, place: Place, code: Tensor | None) -> Tensor:
+def unit(code: Tensor) -> Tensor:
+    """Bring a code to zero mean and unit variance, so that no code shouts."""
+    return F.layer_norm(code, code.shape[-1:])
+
+
+def _through(stage: nn.Module, h: Tensor, place: Place, code: Tensor) -> Tensor:
     """Apply the blocks of one stage in order."""
     assert isinstance(stage, nn.ModuleList)
     for block in stage:

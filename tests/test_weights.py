@@ -1,0 +1,175 @@
+import errno
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import ummgat
+from bad_nifti import truncate
+from conftest import DOMAINS, tiny_config
+from ummgat.domain import Domain, DomainTable
+from ummgat.model.networks import build_networks, moving_average_of
+from ummgat.tensors import file_hash, load_tensors, save_tensors
+from ummgat.weights import TrainedModel, load_model, save_model
+
+SRC = Path(ummgat.__file__).parent
+
+
+@pytest.fixture
+def model():
+    config = tiny_config()
+    rng = np.random.default_rng(0)
+    return TrainedModel(
+        nets=moving_average_of(build_networks(config.model, 3, seed=5)),
+        table=DomainTable.from_names(["Zürich/t2", "A/t1", "A/t2"]),
+        config=config,
+        codes={name: torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("xy")},
+        histograms=rng.dirichlet(np.ones(256), 3),
+        criteria={"score": 1.5, "mode": "mean", "sources": {"A/t1": ["A/t2"]}},
+        training={"steps": 7},
+        version="",
+        hash="",
+    )
+
+
+@pytest.fixture
+def path(model, tmp_path):
+    save_model(tmp_path / "model.safetensors", model)
+    return tmp_path / "model.safetensors"
+
+
+def test_what_was_exported_comes_back(model, path):
+    found = load_model(path)
+    assert found.table.names == ["Zürich/t2", "A/t1", "A/t2"]  # branch order, not alphabet
+    assert found.config == model.config
+    assert (found.criteria, found.training) == (model.criteria, model.training)
+    assert found.version == ummgat.__version__
+    assert found.hash == file_hash(path)
+    assert found.nets.discriminator is None
+    for (name, a), (other, b) in zip(found.nets.named(), model.nets.named(), strict=True):
+        assert name == other
+        assert a.state_dict().keys() == b.state_dict().keys()
+        assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+        assert not any(p.requires_grad for p in a.parameters())
+    for name, codes in model.codes.items():
+        assert torch.equal(found.codes[name], codes)
+    np.testing.assert_allclose(found.histograms, model.histograms, rtol=1e-6)
+    assert torch.equal(found.code(Domain("A", "t1"), "x"), model.codes["x"][1])
+
+
+def test_metadata_can_be_read_without_us(path):
+    with safe_open(path, framework="np") as file:
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert metadata["format"] == "ummgat-model-1"
+    assert metadata["version"] == ummgat.__version__
+    assert metadata["domains"] == ["Zürich/t2", "A/t1", "A/t2"]
+    assert metadata["config"]["model"]["code_dim"] == 4
+    assert "arbitrary units" in metadata["intensities"]
+
+
+def test_model_of_a_run_names_its_domains_and_counts(model_path, strict_draw):
+    found = load_model(model_path)
+    assert found.table.names == DOMAINS
+    assert found.training == {
+        "steps": 4,
+        "draw": "strict",
+        "train_subjects": 4,
+        "train_volumes": 4,
+        "selection_subjects": 2,
+    }
+    assert set(found.codes) == {"mapper", "mean"}
+    np.testing.assert_allclose(found.histograms.sum(1), 1, rtol=1e-6)
+    assert (found.histograms[:, 0] == 0).all()
+
+
+def test_hash_changes_with_any_byte(path, tmp_path):
+    copy = shutil.copy(path, tmp_path / "copy")
+    assert file_hash(copy) == file_hash(path)
+    assert re.fullmatch("[0-9a-f]{16}", file_hash(path))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    Path(copy).write_bytes(content)
+    assert file_hash(copy) != file_hash(path)
+
+
+# ---------------------------------------------------------------- bad files
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_file_cut_short_is_named(path, share):
+    truncate(path, share)
+    with pytest.raises(ValueError, match=r"Weights file is damaged: .*model\.safetensors.*cut short: copy it again"):
+        load_model(path)
+
+
+def test_foreign_file_is_named(path):
+    path.write_bytes(b"PK\x03\x04 a pickle in a zip, as torch.save writes" * 100)
+    with pytest.raises(ValueError, match="Weights file is damaged"):
+        load_model(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Weights are missing: .*nothing\.safetensors"):
+        load_model(tmp_path / "nothing.safetensors")
+
+
+def test_checkpoint_is_not_a_model(trained_run):
+    with pytest.raises(ValueError, match=r"another kind: .*Found format 'ummgat-checkpoint-1'; expected 'ummgat-model-1'"):
+        load_model(trained_run / "checkpoint.safetensors")
+
+
+def test_safetensors_of_somebody_else_is_refused(tmp_path):
+    save_tensors(tmp_path / "x.safetensors", {"weight": torch.zeros(2)}, {})
+    with pytest.raises(ValueError, match="Found format None"):
+        load_model(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers_are_refused(model, tmp_path, value):
+    next(model.nets.encoder.parameters()).data[0] = value
+    save_model(tmp_path / "model.safetensors", model)
+    with pytest.raises(ValueError, match=r"Weights are not finite: .*model\.safetensors\. Found NaN or infinity"):
+        load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("message", ["tensor gone", "wrong shape"])
+def test_weights_that_do_not_fit_their_own_config_are_refused(path, message):
+    tensors, metadata = load_tensors(path, "ummgat-model-1")
+    name = next(n for n in tensors if n.startswith("mapper."))
+    tensors = {n: t for n, t in tensors.items() if n != name} | (
+        {name: torch.zeros(1, 1)} if message == "wrong shape" else {}
+    )
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(ValueError, match=r"Weights do not fit their config: .*model\.safetensors"):
+        load_model(path)
+
+
+def test_full_disk_keeps_the_old_file_and_leaves_nothing_half_written(model, path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"Disk is full: .*model\.safetensors") as caught:
+        save_model(path, model)
+    assert caught.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_nothing_is_unpickled():
+    """A pickle can run any code; weights come from strangers."""
+    banned = re.compile(r"\b(torch\.load|torch\.save|pickle\.loads?|import pickle|joblib|allow_pickle=True|eval\(|exec\()")
+    assert banned.search("state = torch.load(path)")
+    for source in SRC.rglob("*.py"):
+        found = banned.search(re.sub(r"\.eval\(\)", "", source.read_text(encoding="utf-8")))
+        assert not found, f"{source}: {found and found[0]}"
