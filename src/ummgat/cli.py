@@ -61,6 +61,8 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except KeyboardInterrupt:
             _fail("Stopped by the user. Nothing half-written is left.", 130)
+        except BrokenPipeError:
+            raise  # the reader of a pipe had enough; typer ends quietly
         except FloatingPointError as error:
             _fail(str(error), 1)
         except (ValueError, OSError, MemoryError) as error:
@@ -83,7 +85,8 @@ def _of_field(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
     where = ".".join(str(part) for part in problem["loc"])
-    return f"Value is not valid: {where}. Found {problem['input']!r}; expected: {problem['msg']}. Correct it."
+    wanted = str(problem["msg"]).removeprefix("Input should be ")
+    return f"Value is not valid: {where}. Found {problem['input']!r}; expected {wanted}. Correct it."
 
 
 def _fail(message: str, code: int) -> None:
@@ -375,22 +378,26 @@ def complete(
             overwrite=overwrite,
             progress=show,
         )
-    images = [name for files in report.done.values() for name in files if name.endswith(("_generated.nii", ".nii.gz"))]
-    _print_table(
-        [
-            {"subject": s, "written": "\n".join(Path(f).name for f in files)}
-            for s, files in list(report.done.items())[:MANY]
-        ],
-        len(report.done),
-    )
+    # One sidecar per generated image, named like it.
+    images = {s: [Path(f).stem for f in files if f.endswith(".json")] for s, files in report.done.items()}
+    table = [
+        {"subject": s, "generated": "  ".join(names) or "nothing was missing"}
+        for s, names in list(images.items())[:MANY]
+    ]
+    _print_table(table, len(images))
     affected: dict[str, list[str]] = {}
     for subject, warnings in report.warnings.items():
         for warning in warnings:
             affected.setdefault(warning, []).append(subject)
     for warning, subjects in affected.items():
         shown = ", ".join(subjects[:MANY]) + (f" and {len(subjects) - MANY} more" if len(subjects) > MANY else "")
-        errors.print(Panel(f"{warning}\nStudies: {shown}", title="Warning", style="bold yellow"))
-    _say(f"{len(report.done)} studies done, {len(images)} images, {len(report.failed)} failed: {out}.")
+        if errors.is_terminal:
+            errors.print(Panel(f"{warning}\nStudies: {shown}", title="Warning", style="bold yellow"))
+        else:
+            errors.print(f"Warning: {warning} Studies: {shown}", soft_wrap=True)
+    _say(
+        f"{len(images)} studies done, {sum(map(len, images.values()))} images generated, {len(report.failed)} failed: {out}."
+    )
     _report_failures(report.failed)
 
 
@@ -424,7 +431,9 @@ def _print_table(rows: Sequence[Mapping[str, str]], n: int | None = None) -> Non
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row.values())
-    console.print(table, width=None if console.is_terminal else 200)  # a file or pipe needs no narrow columns
+    # Without a terminal rich assumes 80 columns, too narrow for a file or a pipe.
+    wide = console if console.is_terminal or console.quiet else Console(width=200, markup=False, highlight=False)
+    wide.print(table)
     if n is not None and n > len(rows):
         console.print(f"… and {n - len(rows)} more")
 

@@ -29,6 +29,35 @@ class Tensors(NamedTuple):
     z: Tensor
     lesion_pairs: float
     """Pairs that count for the lesion loss in the whole batch, divided by the number of processes that share it."""
+    origin: tuple[int, int] = (0, 0)
+    """Row and column at which the images were cut out of the training crop, see `trimmed`."""
+
+
+def trimmed(batch: Tensors, unit: int) -> Tensors:
+    """Cut away rows and columns in which no image of the batch has brain; views.
+
+    The generator gives the same answer either way, since it attends to brain only and is told the origin; the
+    arithmetic on background is saved. `unit` keeps its tokens where they were.
+    """
+    brain = (brain_mask(batch.x_src) + brain_mask(batch.x_ref)).sum((0, 1))
+    box, origin = [], []
+    for axis in (1, 0):
+        occupied = torch.nonzero(brain.sum(axis)).flatten()
+        start = int(occupied[0]) // unit * unit
+        box.append(slice(start, min(-(-(int(occupied[-1]) + 1 - start) // unit) * unit + start, brain.shape[1 - axis])))
+        origin.append(start)
+    rows, columns = box
+
+    def cut(x: Tensor) -> Tensor:
+        return x[:, :, rows, columns]
+
+    return batch._replace(
+        x_src=cut(batch.x_src),
+        lesion_src=cut(batch.lesion_src),
+        x_ref=cut(batch.x_ref),
+        lesion_ref=cut(batch.lesion_ref),
+        origin=(origin[0], origin[1]),
+    )
 
 
 def has_lesion_pair(batch: Tensors) -> Tensor:
@@ -134,7 +163,8 @@ def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> 
 
 
 def position_loss(batch: Tensors, x_fake: Tensor, window: int = 5) -> Tensor:
-    """Mean absolute difference of blurred translation and blurred reference, where both have healthy brain.
+    """Mean absolute difference of blurred translation and blurred reference where both have healthy brain, plus that of
+    the mean intensities of their lesions in pairs where both have one.
 
     The reference is another subject's slice of the target domain at about the same height. Over many references the
     blurred target domain at each place is what minimises this: enough to say that ventricles are bright in T2, too
@@ -156,7 +186,15 @@ def position_loss(batch: Tensors, x_fake: Tensor, window: int = 5) -> Tensor:
 
     both = healthy_src * healthy_ref
     difference = blurred(x_fake, healthy_src) - blurred(batch.x_ref, healthy_ref)
-    return (difference.abs() * both).sum() / both.sum().clamp_min(1.0)
+    healthy = (difference.abs() * both).sum() / both.sum().clamp_min(1.0)
+    pairs = has_lesion_pair(batch)
+    if not bool(pairs.any()):
+        return healthy
+
+    def mean_inside(x: Tensor, mask: Tensor) -> Tensor:
+        return (x[pairs].float() * mask[pairs]).sum((1, 2, 3)) / mask[pairs].sum((1, 2, 3))
+
+    return healthy + (mean_inside(x_fake, batch.lesion_src) - mean_inside(batch.x_ref, batch.lesion_ref)).abs().mean()
 
 
 class GeneratorLoss(NamedTuple):
@@ -212,7 +250,7 @@ def generator_loss(
     parts = {"g_adv": loss_adv.item(), "style": loss_sty.item()}
     if cycle_weight > 0:
         code_src = nets.encoder(batch.x_src, batch.y_src)
-        x_rec = nets.generator(x_fake, code_src, mask)
+        x_rec = nets.generator(x_fake, code_src, mask, batch.origin)
         # Mean over the image, as the paper writes it; background contributes exactly 0.
         loss_cyc = (batch.x_src - x_rec).abs().mean()
         total = total + cycle_weight * loss_cyc
@@ -229,7 +267,7 @@ def generator_loss(
         total = total + weights.lesion * lesion
         parts["lesion"] = lesion.item()
     if weights.diversity > 0 and kind == "latent":
-        other = nets.generator(batch.x_src, nets.mapper(batch.z[1], batch.y_trg))
+        other = nets.generator(batch.x_src, nets.mapper(batch.z[1], batch.y_trg), mask, batch.origin)
         spread = (x_fake - other.detach()).abs().mean()
         total = total - weights.diversity * spread
         parts["diversity"] = spread.item()

@@ -130,7 +130,7 @@ def train(
             batch = to_tensors(whole, fabric.device, fabric.global_rank, fabric.world_size)
             with fabric.autocast():
                 parts = step.run(batch, state.step)
-            _require_finite(parts, state.step, checkpoint)
+            _require_finite("Loss", parts, state.step, checkpoint)
             state.step += 1
             update_average(state.average, state.nets, _ema_decay(config.train.ema_decay, state.step))
             records.add(parts)
@@ -180,10 +180,11 @@ def _ema_decay(decay: float, step: int) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def _require_finite(parts: Parts, step: int, checkpoint: Path) -> None:
-    if not all(np.isfinite(value) for value in parts.values()):
+def _require_finite(what: str, values: dict[str, float], step: int, checkpoint: Path) -> None:
+    bad = ", ".join(f"{name} {value}" for name, value in values.items() if not np.isfinite(value))
+    if bad:
         raise NonFiniteLossError(
-            f"Loss is not finite: step {step}. Found {parts}; expected numbers. The last good checkpoint is kept: "
+            f"{what} is not finite: step {step}. Found {bad}; expected numbers. The last good checkpoint is kept: "
             f"{checkpoint}. Lower the learning rates or raise loss.r1_gamma, and resume from it."
         )
 
@@ -261,6 +262,8 @@ def _validate(
     """Score the moving average, export it if it is the best so far, log scalars and pictures."""
     table = draw.table
     criteria = validate(state.average, probe, table, chosen, config.train.seed)
+    distances = {f"kernel {row['source']} → {row['target']}": row["kernel"] for row in criteria["directions"]}
+    _require_finite("Validation", distances, state.step, out / "checkpoint.safetensors")
     model = TrainedModel(
         nets=state.average,
         table=table,

@@ -3,7 +3,7 @@
 literal      D on the latent pass, D on the reference pass, G+E+M on the latent pass, G (+ E's lesion heads) on the
              reference pass. Every pass translates anew; R1 at every step of D.
 alternating  one kind of pass per iteration, latent and reference in turn; D and G share one translation; R1 and the
-             cycle loss at intervals, weighted by them.
+             cycle loss at intervals, weighted by them; rows and columns without brain are cut off first.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ummgat.config import Config, TrainConfig
-from ummgat.losses import Parts, Pass, Target, Tensors, discriminator_loss, generator_loss, target_of
+from ummgat.losses import Parts, Pass, Target, Tensors, discriminator_loss, generator_loss, target_of, trimmed
 from ummgat.model.masked import brain_mask
 from ummgat.model.networks import Networks
 
@@ -56,7 +56,7 @@ def build_optimizers(nets: Networks, config: TrainConfig) -> Optimizers:
 def set_learning_rates(optimizers: Optimizers, config: TrainConfig, step: int) -> None:
     """Constant, then linear to 0 from `lr_decay_from` on; computed from the step, so that resuming changes nothing."""
     start = config.lr_decay_from * config.iterations
-    factor = 1.0 if step < start else max(0.0, (config.iterations - step) / (config.iterations - start))
+    factor = 1.0 if step < start else max(0.0, config.iterations - step) / max(config.iterations - start, 1.0)
     for name, optimizer in optimizers.named():
         for group in optimizer.param_groups:
             group["lr"] = getattr(config, f"lr_{name}") * factor
@@ -119,6 +119,7 @@ class Step:
         """One kind of pass, one translation; intervals count pairs of iterations, so that both kinds get every term."""
         weights, train, pair = self.config.loss, self.config.train, step // 2
         kind: Pass = "latent" if step % 2 == 0 else "reference"
+        batch = trimmed(batch, self.nets.generator.unit)
         target = target_of(self.nets, batch, kind, weights)
         x_fake = self._translate(batch, target)
         r1 = weights.r1_gamma * train.r1_every if pair % train.r1_every == 0 else 0.0
@@ -127,7 +128,7 @@ class Step:
         return parts | self._generate(batch, kind, target, x_fake, cycle, step)
 
     def _translate(self, batch: Tensors, target: Target) -> Tensor:
-        return self.nets.generator(batch.x_src, target.code, brain_mask(batch.x_src))
+        return self.nets.generator(batch.x_src, target.code, brain_mask(batch.x_src), batch.origin)
 
     def _discriminate(self, batch: Tensors, x_fake: Tensor, r1_weight: float) -> Parts:
         """D learns."""

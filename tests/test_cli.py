@@ -1,0 +1,441 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import pytest
+from typer.testing import CliRunner
+
+from bad_nifti import brain, save
+from conftest import tiny_config
+from ummgat import __version__, cli
+from ummgat.cli import app, message_of
+from ummgat.config import load_config
+from ummgat.draw import load_draw
+from ummgat.files import write_json
+from ummgat.overrides import as_toml
+from ummgat.study import load_study
+
+COMMANDS = ("doctor", "phantom", "prepare", "draw", "train", "complete", "demo")
+FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)
+"""<what>: <where>. Found <value>; expected <value>. <Next action>."""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A working folder whose name has what trips careless programs: space, umlaut, brackets (rich's markup)."""
+    folder = tmp_path / "Größe [bold] 2 mm"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(*arguments):
+    """Run a command in this process; the result has exit_code, stdout and stderr."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refused(*arguments, code=2):
+    """Run a command that must fail with one clean message; returns the message."""
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert "Traceback" not in result.stderr
+    assert FORM.match(result.stderr), result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="session")
+def draw_file(strict_draw, tmp_path_factory):
+    path = tmp_path_factory.mktemp("draw") / "draw.json"
+    write_json(path, strict_draw.model_dump(mode="json"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(as_toml(tiny_config()), encoding="utf-8")
+    return path
+
+
+# --- the whole program ---------------------------------------------------------------------------------------------
+
+
+def test_every_command_explains_itself():
+    overview = run("--help")
+    assert overview.exit_code == 0
+    for command in COMMANDS:
+        assert command in overview.stdout
+        page = run(command, "--help")
+        assert page.exit_code == 0
+        assert len(page.stdout) > 200
+    assert run("--version").stdout.strip() == f"ummgat {__version__}"
+
+
+def test_help_waits_for_no_heavy_import():
+    code = "import sys, ummgat.cli; print({'torch', 'numpy', 'scipy', 'nibabel', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_usage_errors_exit_with_2():
+    assert run("prepare").exit_code == 2
+    assert run("nonsense").exit_code == 2
+    assert run("draw", "a", "b", "--mode", "sometimes").exit_code == 2
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(work):
+    command = [sys.executable, "-m", "ummgat", "draw", "nowhere", "d.json", "--mode", "strict"]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert plain.returncode == debug.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert debug.stderr.endswith(plain.stderr)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(28, "Disk is full: out. Found no space; expected room for it. Free some."),
+            "Disk is full: out. Found no",
+        ),
+        (PermissionError(13, "Permission denied", "out/x"), "Permission denied: out/x. Check the path."),
+        (ValueError(), "ValueError. Run again with --debug for more."),
+    ],
+)
+def test_messages_of_errors_that_are_not_ours(error, message):
+    assert message_of(error).startswith(message)
+
+
+def test_errors_of_the_training_exit_with_1_and_bugs_keep_their_traceback(monkeypatch, work):
+    def diverges(folder):
+        raise FloatingPointError("Loss is not finite: step 3. Found NaN; expected numbers. Lower the learning rates.")
+
+    monkeypatch.setattr("ummgat.study.load_cohort", diverges)
+    assert "Loss is not finite" in refused("draw", "c", "d.json", "--mode", "all", code=1)
+
+    def bug(folder):
+        raise KeyError("not for users")
+
+    monkeypatch.setattr("ummgat.study.load_cohort", bug)
+    with pytest.raises(KeyError):
+        run("draw", "c", "d.json", "--mode", "all")
+
+
+# --- doctor --------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_prints_a_table_or_json():
+    table = run("doctor")
+    assert table.exit_code == 0
+    for word in ("python", "torch", "train.precision", "device cpu", "extra dev", "bundled model", "free disk"):
+        assert word in table.stdout
+    assert json.loads(run("doctor", "--json").stdout)["versions"]["ummgat"] == __version__
+
+
+def test_doctor_exits_with_1_when_something_is_missing(monkeypatch):
+    monkeypatch.setattr("ummgat.doctor._version", lambda name: None if name == "scipy" else "1.0")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "Package is missing: scipy" in result.stderr
+
+
+# --- phantom -------------------------------------------------------------------------------------------------------
+
+
+def test_phantom_starts_from_a_preset_and_takes_options(work):
+    result = run("phantom", "tiny ü", "--preset", "tiny", "--centers", "A=2,C=1", "--test", "C=1", "--sequences", "A=t1,t2",
+                 "--layout", "brats2023", "--seed", "7", "--draw", "complete")  # fmt: skip
+    assert result.exit_code == 0
+    settings = json.loads((work / "tiny ü" / "phantom.json").read_text(encoding="utf-8"))
+    assert settings["n_subjects"] == {"A": 2, "C": 1}
+    assert settings["n_test"] == {"C": 1}
+    assert settings["n_selection"] == {"A": 1}  # of the preset, for the centers that are left
+    assert settings["sequences"] == {"A": ["t1", "t2"], "C": ["t1", "t1ce", "t2", "flair"]}
+    assert (settings["layout"], settings["seed"], settings["grid"]) == ("brats2023", 7, "analytic")
+    assert (work / "tiny ü" / "studies" / "Phantom_C_001" / "Phantom_C_001-t2f.nii.gz").is_file()
+    assert re.search(r"A +t1 t2 +2 +1 +0", result.stdout)
+
+
+def test_phantom_refuses_what_it_cannot_write(work):
+    assert run("phantom", "p", "--preset", "tiny").exit_code == 0
+    assert "--overwrite" in refused("phantom", "p", "--preset", "tiny")
+    assert run("phantom", "p", "--preset", "tiny", "--overwrite").exit_code == 0
+    assert "--centers" in refused("phantom", "new", "--centers", "A")
+    assert "--sequences" in refused("phantom", "new", "--sequences", "t1")
+    assert "Unknown sequence" in refused("phantom", "new", "--sequences", "A=t9")
+    assert "Centers do not agree" in refused("phantom", "new", "--test", "Z=1")
+    assert not (work / "new").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(work):
+    command = [sys.executable, "-m", "ummgat", "phantom", "big", "--spacing", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not (work / "big" / "phantom.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert complaint.startswith("Stopped by the user.")
+    assert "Traceback" not in complaint
+    assert not list(work.rglob(".tmp-ummgat-*"))
+    assert not (work / "big" / "split.json").exists()
+
+
+# --- prepare -------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_says_what_it_would_do_then_does_it_then_has_nothing_to_do(phantom, work):
+    arguments = ("prepare", phantom / "studies", "Kohorte ü", "--spacing", 1, "--centers", phantom / "centers.csv")
+    planned = run(*arguments, "--dry-run")
+    assert planned.exit_code == 0
+    assert planned.stdout.count("prepare (new)") == 10
+    assert "10 to prepare, 0 would fail" in planned.stdout
+    assert list(work.iterdir()) == []
+    done = run(*arguments)
+    assert done.exit_code == 0
+    assert "10 prepared, 0 up to date, 0 failed" in done.stdout
+    assert re.search(r"Phantom_B_003 +B +t1 t2 +\d", done.stdout)
+    assert load_study(work / "Kohorte ü" / "Phantom_A_005").center == "A"
+    assert "0 prepared, 10 up to date, 0 failed" in run(*arguments).stdout
+
+
+def test_prepare_reports_a_bad_study_does_the_rest_and_exits_with_1(work):
+    for name in ("good", "bad"):
+        save(work / "raw" / name / "t1.nii.gz", brain())
+        save(work / "raw" / name / "t1_generated.nii.gz", brain())
+        save(work / "raw" / name / "adc.nii.gz", brain())
+    save(work / "raw" / "bad" / "t2.nii.gz", brain(shape=(10, 10, 10)))
+    result = run("prepare", "raw", "out", "--center", "A")
+    assert result.exit_code == 1
+    assert "1 prepared, 0 up to date, 1 failed" in result.stdout
+    assert "adc.nii.gz" in result.stdout
+    assert "its name says generated" in result.stdout
+    assert result.stderr.startswith("bad: t1 and t2 of subject bad are on different grids")
+    assert load_study(work / "out" / "good").sequences == ["t1"]
+    assert not (work / "out" / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--center", "A", "--center-pattern", "(x)"], "center and center_pattern"),
+        ([], "Found nothing"),
+        (["--center", "A/B"], "Unsafe center name"),
+        (["--center", "A", "--layout", "dicom"], "Unknown layout"),
+        (["--center", "A", "--spacing", "99"], "spacing_mm"),
+        (["--center", "A", "--jobs", "0"], "--jobs"),
+        (["--centers", "keine Datei.csv"], "keine Datei.csv"),
+        (["--center-pattern", "("], "--center-pattern"),
+    ],
+)
+def test_prepare_refuses_unclear_requests(work, arguments, part):
+    save(work / "raw" / "p1" / "t1.nii.gz", brain())
+    assert part in refused("prepare", "raw", "out", *arguments)
+    assert not (work / "out").exists()
+
+
+def test_prepare_refuses_an_empty_and_a_missing_folder(work):
+    (work / "empty").mkdir()
+    assert "No study recognised" in refused("prepare", "empty", "out", "--center", "A")
+    assert "Source folder is missing" in refused("prepare", "nowhere", "out", "--center", "A")
+    assert not (work / "out").exists()
+
+
+# --- draw ----------------------------------------------------------------------------------------------------------
+
+
+def test_draw_counts_volumes_per_domain_and_never_overwrites_unasked(cohort, phantom, work):
+    arguments = ("draw", cohort, "Ziehung ü.json", "--split", phantom / "split.json", "--mode")
+    result = run(*arguments, "strict", "--domains", "A/t1,A/t2, B/t1")
+    assert result.exit_code == 0
+    drawn = load_draw(work / "Ziehung ü.json")
+    assert drawn.domains == ["A/t1", "A/t2", "B/t1"]
+    assert re.search(r"A/t1 +1 *\n", result.stdout)
+    assert "2 selection, 2 test subjects" in result.stdout
+    assert "Output exists already" in refused(*arguments, "all")
+    assert load_draw(work / "Ziehung ü.json") == drawn
+    assert run(*arguments, "all", "--overwrite").exit_code == 0
+    assert load_draw(work / "Ziehung ü.json").mode == "all"
+
+
+def test_draw_refuses_domains_that_are_not_there(cohort, work):
+    assert "A/swi" in refused("draw", cohort, "d.json", "--mode", "strict", "--domains", "A/t1,A/swi")
+    assert "Unknown sequence" in refused("draw", cohort, "d.json", "--mode", "strict", "--domains", "A/t9")
+    assert "No prepared study found" in refused("draw", ".", "d.json", "--mode", "strict")
+    assert "File is missing" in refused("draw", cohort, "d.json", "--mode", "strict", "--split", "no.json")
+    assert list(work.iterdir()) == []
+
+
+# --- train ---------------------------------------------------------------------------------------------------------
+
+
+def test_train_estimates_trains_and_finds_nothing_left_to_do(cohort, draw_file, config_file, work):
+    arguments = ("train", config_file, "--data", cohort, "--draw", draw_file, "--out", "Lauf ü", "--accelerator", "cpu",
+                 "--set", "train.iterations=2")  # fmt: skip
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert re.search(r"million parameters; [\d.]+ s per step on cpu with 1 threads", result.stdout)
+    assert result.stdout.index("million parameters") < result.stdout.index("step 1/2")
+    assert "step 2/2  0 s left  d_real" in result.stdout
+    assert "validation score" in result.stdout
+    assert (work / "Lauf ü" / "model.safetensors").is_file()
+    assert json.loads((work / "Lauf ü" / "config.json").read_text(encoding="utf-8"))["train"]["iterations"] == 2
+    again = run(*arguments)
+    assert again.exit_code == 0
+    assert "Going on from step 2" in again.stdout
+    assert "another run" in refused(*arguments, "--set", "loss.cycle=2")
+
+
+def test_train_dry_run_prints_a_config_that_reads_back(cohort, draw_file, config_file, work):
+    result = run(
+        "train",
+        config_file,
+        "--data",
+        cohort,
+        "--draw",
+        draw_file,
+        "--out",
+        "run",
+        "--dry-run",
+        "--set",
+        "train.batch=3",
+    )
+    assert result.exit_code == 0
+    toml, _, estimate = result.stdout.partition("\n\n0.")
+    (work / "printed.toml").write_text(toml, encoding="utf-8")
+    assert load_config("printed.toml") == tiny_config(train__batch=3)
+    assert "s per step" in estimate
+    assert not (work / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--set", "train.bach=3"], "train.bach"),
+        (["--set", "data.spacing_mm=3"], "ummgat prepare --spacing 3.0"),
+        (["--set", "data.crop=[21, 24]"], "divisible"),
+        (["--draw", "no.json"], "no.json"),
+        (["--data", "nowhere"], "No prepared study found: nowhere"),
+    ],
+)
+def test_train_refuses_before_anything_is_written(cohort, draw_file, config_file, work, arguments, part):
+    given = ["train", config_file, "--data", cohort, "--draw", draw_file, "--out", "run", *arguments]
+    assert part in refused(*given)
+    assert "huge" in refused("train", "huge", *given[2:])
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_stopping_training_says_how_to_go_on(cohort, draw_file, config_file, work, monkeypatch, saved):
+    def stopped(config, studies, draw, out, **_):
+        out.mkdir()
+        if saved:
+            (out / "checkpoint.safetensors").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ummgat.train.train", stopped)
+    result = run("train", config_file, "--data", cohort, "--draw", draw_file, "--out", "run")
+    assert result.exit_code == 130
+    assert ("goes on from run/checkpoint" if saved else "starts anew") in result.stderr.replace("\\", "/")
+
+
+def test_further_processes_of_a_run_print_errors_only(cohort, draw_file, config_file, work, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    try:
+        result = run("train", config_file, "--data", cohort, "--draw", draw_file, "--out", "run", "--dry-run")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "nowhere" in refused("train", "tiny", "--data", "nowhere", "--draw", draw_file, "--out", "run")
+    finally:
+        cli.console.quiet = False
+
+
+def test_two_processes_train_one_model_and_print_once(cohort, draw_file, config_file, work):
+    command = [sys.executable, "-m", "ummgat", "train", str(config_file), "--data", str(cohort), "--draw", str(draw_file),
+               "--out", "Lauf zu zweit", "--accelerator", "cpu", "--set", "train.devices=2", "--set", "train.iterations=2"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("million parameters") == 1
+    assert done.stdout.count("step 2/2") == 1
+    assert (work / "Lauf zu zweit" / "model.safetensors").is_file()
+
+
+# --- complete ------------------------------------------------------------------------------------------------------
+
+
+def test_complete_fills_a_cohort_and_warns_of_contrast(cohort, model_path, work):
+    (work / "in").mkdir()
+    for subject in ("Phantom_A_001", "Phantom_A_005"):
+        shutil.copytree(cohort / subject, work / "in" / subject)
+    result = run("complete", "in", "fertig ü", "--model", model_path, "--from", "t1", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "2 studies done, 2 images generated, 0 failed" in result.stdout
+    assert "nothing was missing" in result.stdout
+    assert result.stderr.startswith("Warning: t1ce was generated without any contrast-enhanced source")
+    assert result.stderr.endswith("Studies: Phantom_A_001\n")
+    study = load_study(work / "fertig ü" / "Phantom_A_001")
+    assert {q: image.kind for q, image in study.record.images.items()} == {
+        "t1": "acquired",
+        "t1ce": "generated",
+        "t2": "generated",
+    }
+
+
+def test_complete_reports_failed_studies_and_exits_with_1(phantom, model_path, work):
+    for subject in ("Phantom_A_001", "Phantom_A_002"):
+        shutil.copytree(phantom / "studies" / subject, work / "in" / subject)
+    broken = work / "in" / "Phantom_A_002" / "Phantom_A_002_t1ce.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    arguments = ("complete", "in", "out", "--model", model_path, "--center", "A", "--target", "t2", "--no-reliability",
+                 "--from", "t1")  # fmt: skip
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "1 studies done, 1 images generated, 1 failed" in result.stdout
+    assert "Phantom_A_002: " in result.stderr
+    assert sorted(p.name for p in (work / "out").iterdir()) == ["Phantom_A_001"]
+    written = work / "out" / "Phantom_A_001"
+    assert not list(written.glob("*reliability*"))
+    original = nib.load(work / "in" / "Phantom_A_001" / "Phantom_A_001_t1.nii.gz")
+    generated = nib.load(written / "Phantom_A_001_t2_generated.nii.gz")
+    assert generated.shape == original.shape
+    assert (generated.affine == original.affine).all()
+    assert "Result exists already" in run(*arguments).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--model", "keins.safetensors"], "keins.safetensors"),
+        (["--model", "half.safetensors"], "Weights file is damaged: half.safetensors"),
+        (["--reference", "t2"], "--reference"),
+        (["--reference", "t2=x.nii.gz", "--mode", "reference"], "Center of the reference image is unknown"),
+    ],
+)
+def test_complete_refuses_before_anything_is_written(cohort, model_path, work, arguments, part):
+    (work / "half.safetensors").write_bytes(model_path.read_bytes()[: model_path.stat().st_size // 2])
+    given = arguments if "--model" in arguments else ["--model", model_path, *arguments]
+    assert part in refused("complete", cohort, "out", *given)
+    assert "Input is missing" in refused("complete", "nowhere", "out", "--model", model_path)
+    assert not (work / "out").exists()
+
+
+def test_complete_without_a_model_takes_the_bundled_one_or_asks_for_one(cohort, work, monkeypatch):
+    monkeypatch.setattr("ummgat.doctor.bundled_model", lambda: None)
+    assert "Give --model" in refused("complete", cohort, "out")
+    asked = []
+    monkeypatch.setattr("ummgat.doctor.bundled_model", lambda: work / "weights.safetensors")
+    monkeypatch.setattr("ummgat.completion.complete", lambda *a, **k: asked.append(a[2]) or pytest.fail("enough"))
+    with pytest.raises(pytest.fail.Exception):
+        run("complete", cohort, "out")
+    assert asked == [work / "weights.safetensors"]
