@@ -1,6 +1,7 @@
 # `make demo` and `make test` each work alone: they need Python 3.11 or newer, make and a compiler, nothing else.
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -24,10 +25,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## train on synthetic patients and complete the test studies: pictures and a table in demo/
-	$(BIN)/ummgat demo --out demo --overwrite
+	rm -rf demo
+	$(BIN)/ummgat demo --out demo
 
 test: check ## everything CI runs: check, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(STAMP) ## lint, format and types
 	$(BIN)/ruff check .

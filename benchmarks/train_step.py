@@ -60,7 +60,14 @@ def synthetic_batch(config: Config, n_domains: int, device: torch.device) -> Ten
     y = torch.arange(n) % n_domains
     z = torch.randn((2, n, config.model.latent_dim), generator=generator).to(device)
     return Tensors(
-        image(), y.to(device), lesion.to(device), image(), ((y + 1) % n_domains).to(device), lesion.to(device), z, float(n)
+        image(),
+        y.to(device),
+        lesion.to(device),
+        image(),
+        ((y + 1) % n_domains).to(device),
+        lesion.to(device),
+        z,
+        float(n),
     )
 
 
@@ -97,12 +104,16 @@ def main() -> None:
     nets = build_networks(config.model, n_domains, seed=0).to(device)
     batch = synthetic_batch(config, n_domains, device)
     train = config.train
-    literal_train = train.model_copy(update={"schedule": "literal", "r1_every": 1, "cycle_every": 1, "d_real": "source"})
+    literal_train = train.model_copy(
+        update={"schedule": "literal", "r1_every": 1, "cycle_every": 1, "d_real": "source"}
+    )
     default_train = train.model_copy(update={"schedule": "alternating"})
     steps = {}
     for name, chosen in (("literal", literal_train), ("default", default_train)):
         own = copy.deepcopy(nets)
-        steps[name] = Step(own, build_optimizers(own, chosen), config.model_copy(update={"train": chosen}), lambda p: None)
+        steps[name] = Step(
+            own, build_optimizers(own, chosen), config.model_copy(update={"train": chosen}), lambda p: None
+        )
     cycle = 2 * max(train.r1_every, train.cycle_every)  # iterations after which the default schedule repeats itself
     flops = {}
     for name, length in (("literal", 1), ("default", cycle)):
@@ -121,9 +132,15 @@ def main() -> None:
                 torch.cuda.synchronize()
             seconds[name].append((time.perf_counter() - began) / length)
     rate = matmul_rate(device)
-    print(f"preset {arguments.preset}, {device}, {torch.get_num_threads()} threads, matrix products {rate / 1e9:.1f} GFLOP/s")
+    print(
+        f"preset {arguments.preset}, {device}, {torch.get_num_threads()} threads, matrix products {rate / 1e9:.1f} GFLOP/s"
+    )
     print(f"{'schedule':10} {'s/iteration':>12} {'GFLOP':>8} {'share of matrix-product rate':>30}")
-    result: dict[str, object] = {"preset": arguments.preset, "threads": torch.get_num_threads(), "matmul_gflops": rate / 1e9}
+    result: dict[str, object] = {
+        "preset": arguments.preset,
+        "threads": torch.get_num_threads(),
+        "matmul_gflops": rate / 1e9,
+    }
     for name in ("literal", "default"):
         median = statistics.median(seconds[name])
         share = flops[name] / median / rate
@@ -134,7 +151,9 @@ def main() -> None:
     result["ratio"] = ratios
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1))
-    print(f"headline: {ratio:.2f} x (default schedule faster than the literal one per iteration, preset {arguments.preset})")
+    print(
+        f"headline: {ratio:.2f} x (default schedule faster than the literal one per iteration, preset {arguments.preset})"
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: miniatures gain nothing from threads, and results stay exact
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: miniatures gain nothing from threads, and results stay exact
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import signal
@@ -129,6 +130,15 @@ def test_errors_of_the_training_exit_with_1_and_bugs_keep_their_traceback(monkey
     monkeypatch.setattr("ummgat.study.load_cohort", bug)
     with pytest.raises(KeyError):
         run("draw", "c", "d.json", "--mode", "all")
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_obstacle(work):
+    command = [sys.executable, "-m", "ummgat", "phantom", "für später", "--preset", "tiny", "--centers", "A=1"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert r"f\xfcr" in done.stdout
+    assert (work / "für später" / "split.json").is_file()
 
 
 # --- doctor --------------------------------------------------------------------------------------------------------

@@ -17,12 +17,14 @@ from ummgat.losses import (
     discriminator_loss,
     generator_loss,
     has_lesion_pair,
+    position_loss,
     r1_penalty,
     structure_loss,
     target_of,
+    trimmed,
 )
 from ummgat.model.networks import Networks, build_networks
-from ummgat.train_step import Step, build_optimizers
+from ummgat.train_step import Step, build_optimizers, opening_weights
 
 CONFIG = tiny_config()
 LOG2 = math.log(2)
@@ -92,7 +94,7 @@ class MeanEncoder(nn.Module):
 class ShiftingGenerator(nn.Module):
     """G(x, s) = x + s on the brain."""
 
-    def forward(self, x, code, mask=None):
+    def forward(self, x, code, mask=None, origin=(0, 0)):
         mask = (x > -1).float() if mask is None else mask
         return torch.where(mask > 0, x + code.view(-1, 1, 1, 1), -1.0)
 
@@ -262,6 +264,53 @@ def test_structure_loss_ignores_the_sign_and_the_background():
     assert 0.1 < loss < 0.6
     torch.testing.assert_close(structure_loss(x, -y, mask), loss)
     torch.testing.assert_close(structure_loss(x, torch.where(mask > 0, y, 0.7), mask), loss)
+
+
+# ---------------------------------------------------------------- the opening of a run
+
+
+def test_position_loss_by_hand():
+    """Flat images 0.5 and 0.2 on the same brain: 0.3, however blurred; plus lesions 0.9 and 0.1 in one pair: 0.8."""
+    batch = make_batch(2)
+    brain = batch.x_src > -1
+    flat = [torch.where(brain, grey, -1.0) for grey in (0.5, 0.2)]
+    plain = batch._replace(x_src=flat[0], x_ref=flat[1])
+    assert position_loss(plain, flat[0]).item() == pytest.approx(0.3, abs=1e-5)
+    lesion = torch.zeros_like(flat[0])
+    lesion[0, :, 8:12, 8:14] = 1
+    fake, ref = (torch.where(lesion > 0, grey, x) for grey, x in zip((0.9, 0.1), flat, strict=True))
+    ill = plain._replace(x_ref=ref, lesion_src=lesion, lesion_ref=lesion)
+    assert position_loss(ill, fake).item() == pytest.approx(0.3 + 0.8, abs=1e-5)
+
+
+def test_position_falls_and_structure_rises_over_the_opening():
+    """100 steps, opening of 40: half way, position is halved and structure has a sixteenth of its weight."""
+    changes = {"loss__position": 2.0, "loss__position_until": 0.4, "loss__structure": 3.0, "train__iterations": 100}
+    config = tiny_config(**changes)
+    assert opening_weights(config, 0) == (2.0, 0.0)
+    assert opening_weights(config, 20) == pytest.approx((1.0, 3 / 16))
+    assert opening_weights(config, 40) == opening_weights(config, 99) == (0.0, 3.0)
+    assert opening_weights(tiny_config(loss__structure=3.0), 0) == (0.0, 3.0)  # without position nothing opens
+
+
+def test_trimmed_batch_keeps_all_brain_and_gives_the_generator_the_same_answer():
+    nets, batch = networks(), make_batch(2, lesions=[0])
+    wide = batch._replace(**{k: F.pad(getattr(batch, k), (9, 7, 6, 11), value=-1.0) for k in ("x_src", "x_ref")})
+    wide = wide._replace(**{k: F.pad(getattr(batch, k), (9, 7, 6, 11)) for k in ("lesion_src", "lesion_ref")})
+    small = trimmed(wide, nets.generator.unit)
+    assert small.x_src.numel() < 0.75 * wide.x_src.numel()
+    assert all(start % nets.generator.unit == 0 for start in small.origin)
+    for name in ("x_src", "x_ref", "lesion_src", "lesion_ref"):
+        before, after = getattr(wide, name), getattr(small, name)
+        empty = 0 if "lesion" in name else -1
+        assert after.shape == small.x_src.shape
+        assert (after != empty).sum() == (before != empty).sum(), name
+    code = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    row, column = small.origin
+    whole = nets.generator(wide.x_src, code)[
+        ..., row : row + small.x_src.shape[2], column : column + small.x_src.shape[3]
+    ]
+    torch.testing.assert_close(nets.generator(small.x_src, code, origin=small.origin), whole, atol=5e-4, rtol=0)
 
 
 def test_diversity_is_off_by_default_and_rewards_difference_when_on():

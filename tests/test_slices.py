@@ -229,13 +229,15 @@ def test_crop_is_centred_on_the_brain(uneven):
 
 
 def test_voxel_size_of_another_preset_is_refused(uneven):
-    with pytest.raises(ValueError, match=r"disagree on voxel size: .*s0\. Found \(1\.0, 1\.0, 1\.0\) mm; expected 2\.0 mm"):
+    with pytest.raises(
+        ValueError, match=r"disagree on voxel size: .*s0\. Found \(1\.0, 1\.0, 1\.0\) mm; expected 2\.0 mm"
+    ):
         index_volumes(*uneven, CONFIG.model_copy(update={"spacing_mm": 2.0}))
 
 
 def test_draw_with_an_unknown_subject_or_a_missing_sequence_is_refused(uneven):
     studies, draw = uneven
-    with pytest.raises(ValueError, match="Draw names a subject that the cohort lacks. Found s5"):
+    with pytest.raises(ValueError, match=r"Draw names a subject that the cohort lacks\. Found s5"):
         index_volumes(studies[:5], draw, CONFIG)
     wrong = draw.model_copy(update={"train": draw.train | {"s0": ["t2"]}})
     with pytest.raises(ValueError, match="Sequence is missing: t2 of subject s0"):

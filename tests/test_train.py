@@ -1,4 +1,3 @@
-import copy
 import hashlib
 import json
 import os
@@ -6,20 +5,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import DOMAINS, tiny_config
+from conftest import DOMAINS, slices, tiny_config
 from ummgat import train as train_module
 from ummgat.draw import Draw
 from ummgat.files import TEMPORARY, write_json
 from ummgat.model.networks import build_networks
 from ummgat.slices import SliceSampler, index_volumes
 from ummgat.study import load_cohort
-from ummgat.tensors import load_tensors
+from ummgat.tensors import load_tensors, without_prefix
 from ummgat.train import NonFiniteLossError, plan, train
 from ummgat.train_state import FORMAT, load_state, new_state, save_state
 from ummgat.train_step import Step
@@ -154,12 +152,12 @@ def test_moving_average_is_ramped_by_hand(go):
 
 
 def test_model_is_the_best_by_validation_and_last_is_the_last(go):
-    run = go(train__iterations=5, train__validate_every=1, train__lr_generator=0.05)
+    run = go(train__iterations=3, train__validate_every=1, train__lr_generator=0.05)
     scores = {line["step"]: line["score"] for line in lines(run / "validation.jsonl")}
-    assert list(scores) == [1, 2, 3, 4, 5]
+    assert list(scores) == [1, 2, 3]
     best = min(scores, key=scores.get)
-    assert best != 5  # such steps overshoot, so that best and last differ
-    for name, step in (("model", best), ("last", 5)):
+    assert best != 3  # such steps overshoot, so that best and last differ
+    for name, step in (("model", best), ("last", 3)):
         model = load_model(run / f"{name}.safetensors")
         assert (model.training["steps"], model.criteria["score"]) == (step, scores[step])
     assert checkpoint_of(run)[1]["best_score"] == scores[best]
@@ -388,33 +386,56 @@ def pairs_by_half(sampler, step):
     return int(both[:2].sum()), int(both[2:].sum())
 
 
+def networks_in(tensors):
+    """Networks of a checkpoint."""
+    nets = build_networks(tiny_config().model, 4, 0)
+    for name, module in nets.named():
+        module.load_state_dict(without_prefix(f"nets.{name}", tensors))
+    return nets
+
+
+@torch.no_grad()
+def answers(nets, x):
+    """What each network says to the same question."""
+    y = torch.arange(4)
+    codes = nets.mapper(torch.ones(4, 4), y)
+    return {
+        "generator": nets.generator(x, torch.ones(4, 4).cumsum(1)),
+        "encoder": nets.encoder(x, y + 4),  # lesion heads
+        "mapper": codes,
+        "discriminator": nets.discriminator(x, y),
+    }
+
+
 def test_two_processes_learn_what_one_does_from_the_same_batch(go, cohort, cohort_studies, strict_draw, tmp_path):
     """Some reference pass has lesion pairs for one process only, where E must still learn on both alike."""
-    n = 4
+    n = 2
     volumes = index_volumes(cohort_studies, strict_draw, tiny_config().data)
     for seed in range(100):
         sampler = SliceSampler(volumes, 4, tiny_config().data, seed)
         if sorted(min(1, found) for found in pairs_by_half(sampler, 1)) == [0, 1]:
             break
+    # Few and small steps: Adam magnifies rounding, and it grows from step to step.
     changes = {"train__batch": 4, "train__iterations": n, "train__seed": seed, "train__lr_generator": 1e-4}
+    changes["train__schedule"] = "literal"
     child = process(tmp_path / "two", cohort, strict_draw, tiny_config(train__devices=2, **changes))
     single = go("one", **changes)
-    assert finish(child).split() == ["1", "2", "3", "4"]  # the first process alone reports
+    assert finish(child).split() == ["1", "2"]  # the first process alone reports
     double = tmp_path / "two" / "run"
 
     (a, a_data), (b, b_data) = checkpoint_of(double), checkpoint_of(single)
     assert a_data["step"] == b_data["step"] == n
     assert a.keys() == b.keys()
-    start = build_networks(tiny_config().model, 4, seed)
-    for name, module in start.named():
-        own = {k: v for k, v in module.state_dict().items()}
-        moved = sum((b[f"nets.{name}.{k}"] - v).square().sum() for k, v in own.items()) ** 0.5
-        apart = sum((b[f"nets.{name}.{k}"] - a[f"nets.{name}.{k}"]).square().sum() for k in own) ** 0.5
+    x = torch.from_numpy(slices(4, 20, 24))
+    start = answers(build_networks(tiny_config().model, 4, seed), x)
+    (two, one) = (answers(networks_in(tensors), x) for tensors in (a, b))
+    for name, before in start.items():
+        moved, apart = (one[name] - before).norm(), (one[name] - two[name]).norm()
         assert moved > 0
-        assert apart < 0.1 * moved, name  # Adam's first steps turn rounding of near-zero gradients into small moves
+        assert apart < 0.05 * moved, name
 
     assert {p.name for p in double.iterdir()} == {p.name for p in single.iterdir()}
-    assert [line["step"] for line in lines(double / "log.jsonl")] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines(double / "log.jsonl")] == [1, 2]
     assert len(lines(double / "validation.jsonl")) == 1
     assert len(list((double / "tensorboard").iterdir())) == 1
     assert nothing_temporary(double)

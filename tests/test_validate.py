@@ -213,4 +213,6 @@ def test_real_networks_give_a_full_json_ready_answer(model_path, trained_run):
     assert {r["target"] for r in found["directions"] if r["mae"] is not None} == {"A/t1", "A/t1ce", "A/t2"}
     assert set(found["sources"]["A/t1"]) == {"A/t1ce", "A/t2", "B/t2"}
     assert found["sources"]["A/t1"][-1] == "B/t2"
-    assert all(np.isfinite([r[k] for k in ("kernel", "kernel_copy", "cycle", "agreement")]).all() for r in found["directions"])
+    assert all(
+        np.isfinite([r[k] for k in ("kernel", "kernel_copy", "cycle", "agreement")]).all() for r in found["directions"]
+    )

@@ -119,7 +119,9 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_checkpoint_is_not_a_model(trained_run):
-    with pytest.raises(ValueError, match=r"another kind: .*Found format 'ummgat-checkpoint-1'; expected 'ummgat-model-1'"):
+    with pytest.raises(
+        ValueError, match=r"another kind: .*Found format 'ummgat-checkpoint-1'; expected 'ummgat-model-1'"
+    ):
         load_model(trained_run / "checkpoint.safetensors")
 
 
@@ -168,7 +170,9 @@ def test_full_disk_keeps_the_old_file_and_leaves_nothing_half_written(model, pat
 
 def test_nothing_is_unpickled():
     """A pickle can run any code; weights come from strangers."""
-    banned = re.compile(r"\b(torch\.load|torch\.save|pickle\.loads?|import pickle|joblib|allow_pickle=True|eval\(|exec\()")
+    banned = re.compile(
+        r"\b(torch\.load|torch\.save|pickle\.loads?|import pickle|joblib|allow_pickle=True|eval\(|exec\()"
+    )
     assert banned.search("state = torch.load(path)")
     for source in SRC.rglob("*.py"):
         found = banned.search(re.sub(r"\.eval\(\)", "", source.read_text(encoding="utf-8")))

@@ -5,6 +5,7 @@ asked; 130 stopped with Ctrl-C. What needs torch or numpy is imported inside the
 """
 
 import functools
+import io
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -46,6 +47,8 @@ _debug = False
 
 def main() -> None:
     """Run the `ummgat` script; `--debug` may stand anywhere."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without ü must not end the work
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
@@ -484,18 +487,17 @@ def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
 @contextmanager
 def _training_progress(iterations: int, every: int) -> Iterator[Callable[[int, dict[str, float], float], None]]:
     """Bar with loss parts and time left on a terminal, a line every `every` steps elsewhere, and the news of the loop."""
-    bar = Progress(
+    bar = _TrainingBar(
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[parts]}", markup=False),
         console=console,
         speed_estimate_period=300,
         disable=not console.is_terminal,
     )
-    task = bar.add_task("steps", total=iterations, parts="", start=False)
+    task = bar.add_task("steps", total=iterations, start=False)
     recent: dict[str, float] = {}
     pace = 0.0
 
@@ -507,7 +509,8 @@ def _training_progress(iterations: int, every: int) -> Iterator[Callable[[int, d
         if not bar.tasks[0].started:
             bar.start_task(task)
             bar.update(task, completed=step - 1)
-        bar.update(task, completed=step, parts=text)
+        bar.parts = text
+        bar.update(task, completed=step)
         if not console.is_terminal and (step % every == 0 or step == iterations):
             _say(f"step {step}/{iterations}  {_duration(pace * (iterations - step))} left  {text}")
 
@@ -522,6 +525,17 @@ def _training_progress(iterations: int, every: int) -> Iterator[Callable[[int, d
     finally:
         logger.removeHandler(news)
         logger.setLevel(level)
+
+
+class _TrainingBar(Progress):
+    """A bar with the loss parts in a line of their own."""
+
+    parts = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Bar, then parts."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.parts)
 
 
 class _News(logging.Handler):

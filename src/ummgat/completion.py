@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ummgat.domain import Domain, check_sequence
-from ummgat.files import explained_full_disk, replaced_folder, write_json
+from ummgat.files import FULL, explained_full_disk, replaced_folder, write_json
 from ummgat.generate import Generated, Request, encode_reference, fill
 from ummgat.prepare.images import prepare_images, reorient
 from ummgat.prepare.layouts import RawStudy, find_studies
@@ -84,8 +84,10 @@ def complete(
 
     Raises
     ------
-    FileNotFoundError, ValueError, FileExistsError
+    FileNotFoundError, ValueError
         For what concerns the whole call. Problems of one study go into the report.
+    OSError
+        The disk is full. Finished studies stay.
 
     Examples
     --------
@@ -102,12 +104,20 @@ def complete(
         )
     codes = _reference_codes(trained, references or {}, request.align_to or center)
     studies = _find(source, layout)
+    for study in studies:
+        if source.resolve().is_relative_to((out / study.subject).resolve()):
+            raise ValueError(
+                f"Output would replace the input: {out}. Found {source} where the result of {study.subject} would go; "
+                "expected another place. Choose one."
+            )
     report = CompletionReport()
     for i, study in enumerate(studies):
         try:
             with explained_full_disk(out / study.subject):
                 _complete_one(trained, study, out / study.subject, request, center, codes, overwrite, report)
-        except (ValueError, FileNotFoundError, FileExistsError) as error:
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # stops every study
+                raise
             report.failed[study.subject] = str(error)
         if progress is not None:
             progress(i + 1, len(studies), study.subject)
@@ -185,8 +195,9 @@ def _complete_prepared(
     new: dict[str, Array] = {}
     files: list[str] = []
     with replaced_folder(folder) as temporary:
-        if request.align_to:
-            record.center, record.images = request.align_to, {}
+        record.center = request.align_to or record.center
+        # What an earlier run generated is not carried on: its files stay where they are.
+        record.images = {} if request.align_to else {q: record.images[q] for q in study.acquired}
         for image in generated:
             stem = image_name(image.target, request.align_to)
             provenance = image.provenance | {"center_given": center} if center else image.provenance

@@ -244,7 +244,8 @@ def generator_loss(
         ).float()
         code_fake = codes[:n]
         lesion = (codes[n:] - target.lesion_code.float()).abs().mean()  # mean over pairs that count, not over the batch
-        lesion = lesion * (len(target.lesion_code) / batch.lesion_pairs)  # 1 with one process; else the mean over all of theirs
+        # A factor of 1 with one process; with several, their mean becomes the mean over the pairs of all.
+        lesion = lesion * (len(target.lesion_code) / batch.lesion_pairs)
     loss_sty = (target.code.float() - code_fake).abs().mean()
     total = weights.adversarial * loss_adv + weights.style * loss_sty
     parts = {"g_adv": loss_adv.item(), "style": loss_sty.item()}

@@ -163,10 +163,21 @@ def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: in
     """This process's share of a batch, on its device. Each process draws the whole batch, which is cheap, and the same."""
     size = len(batch.x_src) // world_size
     own = slice(rank * size, (rank + 1) * size)
-    arrays = (*(a[own] for a in batch[:-1]), batch.z[:, own])
     pairs = batch.lesion_src.any((1, 2, 3)) & batch.lesion_ref.any((1, 2, 3))
-    tensors = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
-    return Tensors(*tensors, lesion_pairs=float(pairs.sum()) / world_size)
+
+    def tensor(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    return Tensors(
+        x_src=tensor(batch.x_src[own]),
+        y_src=tensor(batch.y_src[own]),
+        lesion_src=tensor(batch.lesion_src[own]),
+        x_ref=tensor(batch.x_ref[own]),
+        y_trg=tensor(batch.y_trg[own]),
+        lesion_ref=tensor(batch.lesion_ref[own]),
+        z=tensor(batch.z[:, own]),
+        lesion_pairs=float(pairs.sum()) / world_size,
+    )
 
 
 def _set_threads(config: Config) -> None:

@@ -37,8 +37,9 @@ def translate_volume(generator: UShape, volume: NDArray[np.uint8], code: Tensor,
         part = np.ascontiguousarray(volume[chosen])
         rows, columns, origin = _brain_box(part, generator.unit)
         x = torch.from_numpy(to_unit(part[:, rows, columns]))[:, None].to(device)
-        y = generator(x, code.expand(len(x), -1), origin=origin)
-        out[chosen, rows, columns] = from_unit(y[:, 0].cpu().numpy())
+        y = from_unit(generator(x, code.expand(len(x), -1), origin=origin)[:, 0].cpu().numpy())
+        # In 32 bits tanh may reach -1, the value of background.
+        out[chosen, rows, columns] = np.where(part[:, rows, columns] > 0, np.maximum(y, 1), 0)
     return out
 
 
