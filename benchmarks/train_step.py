@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from ummgat.config import Config, load_config
 from ummgat.losses import Tensors
@@ -38,7 +38,12 @@ class CountFlops(TorchDispatchMode):
         """Run the operator, then count it."""
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
+        name = func._overloadpacket.__name__
+        if name == "_scaled_dot_product_flash_attention_for_cpu":  # the CPU kernel is not in the registry
+            self.total += sdpa_flop_count(*(t.shape for t in args[:3]))
+        elif name == "_scaled_dot_product_flash_attention_for_cpu_backward":
+            self.total += sdpa_backward_flop_count(*(t.shape for t in args[:4]))
+        elif formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
 

@@ -15,7 +15,7 @@ import ummgat.completion
 from conftest import DOMAINS
 from ummgat import __version__
 from ummgat.completion import complete, to_native
-from ummgat.domain import Domain
+from ummgat.domain import Domain, DomainTable
 from ummgat.files import TEMPORARY
 from ummgat.generate import NO_CONTRAST, Request, encode_reference, fill
 from ummgat.prepare.cohort import prepare_cohort
@@ -84,6 +84,10 @@ def hashes(folder):
 def only(generated):
     (image,) = generated
     return image
+
+
+def copy_of(model, **changes):
+    return type(model)(**vars(model) | changes)
 
 
 def ask(model, volumes, center="A", **request):
@@ -157,8 +161,10 @@ def test_t1ce_without_contrast_in_any_source_warns(completed, model, volumes):
     report, _, _ = completed
     assert report.warnings == {A: [NO_CONTRAST]}
     assert only(ask(model, volumes, targets=("t1ce",), sources=("t1",))).warnings == [NO_CONTRAST]
-    with_contrast = {"t1ce": volumes["t1"]}
-    assert all(not image.warnings for image in ask(model, with_contrast))
+    both = copy_of(model, table=DomainTable.from_names(["A/t1", "A/t1ce", "B/t1ce", "B/t2"]))
+    with_contrast = ask(both, volumes | {"t1ce": volumes["t1"]}, align_to="B", targets=("t1ce",), mode="mean")
+    assert only(with_contrast).provenance["sources"] == ["A/t1ce"]
+    assert only(with_contrast).warnings == []
     aligned = ask(model, {"t2": volumes["t2"]}, center="B", align_to="A")
     assert {i.target.sequence: bool(i.warnings) for i in aligned} == {"t1": False, "t1ce": True, "t2": False}
 
@@ -394,7 +400,7 @@ def test_fused_image_by_hand(model, volumes):
 
 def test_fused_weights_without_true_images_and_without_any_validation(model, volumes):
     rows = [row | {"mae": None} for row in model.criteria["directions"]]
-    blind = copy_of(model, {**model.criteria, "directions": rows})
+    blind = copy_of(model, criteria=model.criteria | {"directions": rows})
     found = only(ask(blind, volumes, fuse=True)).provenance
     scores = {
         r["source"]: unpaired_score(r) for r in rows if (r["mode"], r["target"]) == (found["code_mode"], "A/t1ce")
@@ -402,14 +408,10 @@ def test_fused_weights_without_true_images_and_without_any_validation(model, vol
     ratio = (scores["A/t2"] / scores["A/t1"]) ** 2
     assert found["fuse_weights"]["t1"] / found["fuse_weights"]["t2"] == pytest.approx(ratio, rel=1e-2)
     assert found["fuse_weights_basis"] == "unpaired criteria"
-    unknown = copy_of(model, {**model.criteria, "directions": []})
+    unknown = copy_of(model, criteria=model.criteria | {"directions": []})
     found = only(ask(unknown, volumes, fuse=True)).provenance
     assert found["fuse_weights"] == {"t1": 0.5, "t2": 0.5}
     assert found["fuse_weights_basis"] == "equal: not every direction was validated"
-
-
-def copy_of(model, criteria):
-    return type(model)(**{**vars(model), "criteria": criteria})
 
 
 def test_fused_kind_and_brain_where_a_source_lacks_some(model, volumes, gaps, tmp_path):
@@ -425,7 +427,7 @@ def test_fused_kind_and_brain_where_a_source_lacks_some(model, volumes, gaps, tm
 
 
 def test_without_stored_criteria_the_source_must_be_said(model, volumes):
-    bare = copy_of(model, {"mode": "mean", "sources": {}, "sources_basis": {}, "directions": []})
+    bare = copy_of(model, criteria={"mode": "mean", "sources": {}, "sources_basis": {}, "directions": []})
     with pytest.raises(ValueError, match=r"no criterion to choose a source for A/t1ce .* Say --from SEQUENCE"):
         ask(bare, volumes)
     assert only(ask(bare, volumes, sources=("t2",))).provenance["sources"] == ["A/t2"]

@@ -269,18 +269,22 @@ def test_structure_loss_ignores_the_sign_and_the_background():
 # ---------------------------------------------------------------- the opening of a run
 
 
-def test_position_loss_by_hand():
-    """Flat images 0.5 and 0.2 on the same brain: 0.3, however blurred; plus lesions 0.9 and 0.1 in one pair: 0.8."""
+def test_position_loss_wants_what_is_bright_in_the_reference_bright_there():
     batch = make_batch(2)
     brain = batch.x_src > -1
-    flat = [torch.where(brain, grey, -1.0) for grey in (0.5, 0.2)]
-    plain = batch._replace(x_src=flat[0], x_ref=flat[1])
-    assert position_loss(plain, flat[0]).item() == pytest.approx(0.3, abs=1e-5)
-    lesion = torch.zeros_like(flat[0])
-    lesion[0, :, 8:12, 8:14] = 1
-    fake, ref = (torch.where(lesion > 0, grey, x) for grey, x in zip((0.9, 0.1), flat, strict=True))
-    ill = plain._replace(x_ref=ref, lesion_src=lesion, lesion_ref=lesion)
-    assert position_loss(ill, fake).item() == pytest.approx(0.3 + 0.8, abs=1e-5)
+    same = batch._replace(x_ref=batch.x_src)
+    inverted = torch.where(brain, -batch.x_src, -1.0)
+    assert position_loss(same, batch.x_src) < 0.05
+    assert position_loss(same, inverted) > 0.3
+
+
+def test_position_loss_compares_lesions_by_their_means():
+    """Grey 0.1 in the lesion of the reference; 0.9 instead of 0.1 in that of the translation costs 0.8 more."""
+    batch = make_batch(2, lesions=[0])
+    reference = torch.where(batch.lesion_ref > 0, 0.1, batch.x_ref)
+    batch = batch._replace(x_ref=reference)
+    loss = [position_loss(batch, torch.where(batch.lesion_src > 0, grey, batch.x_src)).item() for grey in (0.1, 0.9)]
+    assert loss[1] - loss[0] == pytest.approx(0.8, abs=1e-4)
 
 
 def test_position_falls_and_structure_rises_over_the_opening():

@@ -791,11 +791,11 @@ def test_full_disk_at_the_last_file(raw, out, monkeypatch):
 
 def test_leftovers_of_a_killed_run_are_removed_when_old(raw, out):
     for name, age in (("old", 7200), ("young", 0)):
-        folder = out / f".tmp-prepare-{name}"
+        folder = out / f".tmp-ummgat-{name}"
         folder.mkdir(parents=True)
         os.utime(folder, (time.time() - age,) * 2)
     prepare_cohort(raw, out, A)
-    assert [p.name for p in out.glob(".tmp*")] == [".tmp-prepare-young"]
+    assert [p.name for p in out.glob(".tmp*")] == [".tmp-ummgat-young"]
     assert len(load_cohort(out)) == 3
 
 

@@ -96,8 +96,8 @@ def test_record_without_the_optional_fields_still_loads(folder):
 
 def test_cohort_is_sorted_and_skips_unfinished_folders(folder):
     (folder.parent / "a").mkdir()
-    (folder.parent / ".tmp-prepare-x").mkdir()
-    for name in ("a", ".tmp-prepare-x"):
+    (folder.parent / ".tmp-ummgat-x").mkdir()
+    for name in ("a", ".tmp-ummgat-x"):
         (folder.parent / name / "study.json").write_text((folder / "study.json").read_text(encoding="utf-8"))
     assert [study.folder.name for study in load_cohort(folder.parent)] == ["a", "s"]
 

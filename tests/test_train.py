@@ -28,7 +28,7 @@ ALWAYS = {"train__checkpoint_minutes": 1e-9}
 """Save after every step."""
 
 SCRIPT = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from ummgat.config import Config
 from ummgat.draw import load_draw
@@ -37,9 +37,15 @@ from ummgat.train import train
 
 folder = Path(sys.argv[1])
 settings = json.loads((folder / "settings.json").read_text())
+
+def on_step(step, parts, seconds):
+    print(step, flush=True)
+    if step == settings["pause_at"]:
+        time.sleep(100)
+
 train(
     Config.model_validate(settings["config"]), load_cohort(Path(settings["cohort"])), load_draw(folder / "draw.json"),
-    folder / "run", accelerator="cpu", on_step=lambda step, parts, seconds: print(step, flush=True),
+    folder / "run", accelerator="cpu", on_step=on_step,
 )
 """
 """A training run as a process of its own: to be killed, or to be started once more by DDP."""
@@ -65,12 +71,13 @@ def go(cohort_studies, strict_draw, tmp_path):
     return start
 
 
-def process(folder, cohort, draw, config):
-    """Start `SCRIPT` in its own session; the run goes to `folder/run`."""
+def process(folder, cohort, draw, config, pause_at=None):
+    """Start `SCRIPT` in its own session; the run goes to `folder/run`. It waits after step `pause_at`, to be killed."""
     folder.mkdir(exist_ok=True)
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
     write_json(folder / "draw.json", draw.model_dump(mode="json"))
-    write_json(folder / "settings.json", {"config": config.model_dump(mode="json"), "cohort": str(cohort)})
+    settings = {"config": config.model_dump(mode="json"), "cohort": str(cohort), "pause_at": pause_at}
+    write_json(folder / "settings.json", settings)
     return subprocess.Popen(
         [sys.executable, str(folder / "script.py"), str(folder)],
         stdout=subprocess.PIPE,
@@ -151,16 +158,16 @@ def test_moving_average_is_ramped_by_hand(go):
     assert not any(name.startswith("average.discriminator") for name in tensors)
 
 
-def test_model_is_the_best_by_validation_and_last_is_the_last(go):
-    run = go(train__iterations=3, train__validate_every=1, train__lr_generator=0.05)
-    scores = {line["step"]: line["score"] for line in lines(run / "validation.jsonl")}
-    assert list(scores) == [1, 2, 3]
-    best = min(scores, key=scores.get)
-    assert best != 3  # such steps overshoot, so that best and last differ
-    for name, step in (("model", best), ("last", 3)):
+def test_model_is_the_best_by_validation_and_last_is_the_last(go, monkeypatch):
+    """Scores 2, 1, 3: the second is the best."""
+    validate, scores = train_module.validate, iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr(train_module, "validate", lambda *args: validate(*args) | {"score": next(scores)})
+    run = go(train__iterations=3, train__validate_every=1)
+    assert [(line["step"], line["score"]) for line in lines(run / "validation.jsonl")] == [(1, 2), (2, 1), (3, 3)]
+    for name, step, score in (("model", 2, 1), ("last", 3, 3)):
         model = load_model(run / f"{name}.safetensors")
-        assert (model.training["steps"], model.criteria["score"]) == (step, scores[step])
-    assert checkpoint_of(run)[1]["best_score"] == scores[best]
+        assert (model.training["steps"], model.criteria["score"]) == (step, score)
+    assert checkpoint_of(run)[1]["best_score"] == 1
 
 
 def test_log_holds_means_since_the_last_line(go):
@@ -231,7 +238,7 @@ def test_20_steps_are_bit_for_bit_10_and_a_kill_and_the_rest(go, cohort, strict_
         "train__cycle_every": 3,
         "loss__structure": 1.0,
     }
-    child = process(tmp_path / "killed", cohort, strict_draw, tiny_config(**changes, **ALWAYS))
+    child = process(tmp_path / "killed", cohort, strict_draw, tiny_config(**changes, **ALWAYS), pause_at=11)
     for line in child.stdout:
         if int(line) == 11:
             child.kill()
@@ -239,15 +246,14 @@ def test_20_steps_are_bit_for_bit_10_and_a_kill_and_the_rest(go, cohort, strict_
     assert child.wait() == -signal.SIGKILL
     child.communicate()
     run = tmp_path / "killed" / "run"
-    reached = checkpoint_of(run)[1]["step"]
-    assert 10 <= reached < 20
+    assert checkpoint_of(run)[1]["step"] == 10  # the 11th was not saved yet
     with (run / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 18, "g_adv": 7}\n{"step": 20, "g_a')  # of steps that no checkpoint holds, and cut short
 
     seen = []
     resumed = go("killed/run", on_step=lambda step, parts, seconds: seen.append(step), **changes)
     straight = go("straight", **changes)
-    assert seen == list(range(reached + 1, 21))
+    assert seen == list(range(11, 21))
     (a, a_data), (b, b_data) = checkpoint_of(resumed), checkpoint_of(straight)
     assert_same_tensors(a, b)
     assert a_data["step"] == b_data["step"] == 20
@@ -411,10 +417,8 @@ def test_two_processes_learn_what_one_does_from_the_same_batch(go, cohort, cohor
     """Some reference pass has lesion pairs for one process only, where E must still learn on both alike."""
     n = 2
     volumes = index_volumes(cohort_studies, strict_draw, tiny_config().data)
-    for seed in range(100):
-        sampler = SliceSampler(volumes, 4, tiny_config().data, seed)
-        if sorted(min(1, found) for found in pairs_by_half(sampler, 1)) == [0, 1]:
-            break
+    samplers = (SliceSampler(volumes, 4, tiny_config().data, seed) for seed in range(100))
+    seed = next(s.seed for s in samplers if sorted(min(1, found) for found in pairs_by_half(s, 1)) == [0, 1])
     # Few and small steps: Adam magnifies rounding, and it grows from step to step.
     changes = {"train__batch": 4, "train__iterations": n, "train__seed": seed, "train__lr_generator": 1e-4}
     changes["train__schedule"] = "literal"

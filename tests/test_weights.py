@@ -151,19 +151,22 @@ def test_weights_that_do_not_fit_their_own_config_are_refused(path, message):
         load_model(path)
 
 
-def test_full_disk_keeps_the_old_file_and_leaves_nothing_half_written(model, path, monkeypatch):
+@pytest.mark.parametrize("accident", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_full_disk_and_ctrl_c_keep_the_old_file_and_leave_nothing_half_written(model, path, monkeypatch, accident):
     before = path.read_bytes()
 
-    def full(self, data):
+    def fail(self, data):
         with self.open("wb") as file:
             file.write(data[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise accident
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"Disk is full: .*model\.safetensors") as caught:
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(type(accident)) as caught:
         save_model(path, model)
-    assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
+    if isinstance(accident, OSError):
+        assert caught.value.errno == errno.ENOSPC
+        assert f"Disk is full: {path}. Found no space" in str(caught.value)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
 

@@ -79,7 +79,7 @@ class TrainConfig(_Section):
     )
     r1_every: int = Field(1, ge=1, description="R1 on every n-th discriminator step, weighted n times")
     cycle_every: int = Field(1, ge=1, description="cycle loss on every n-th generator step, weighted n times")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     devices: int = Field(1, ge=1)
     threads: int = Field(0, ge=0, description="CPU threads per process; 0 = all cores divided by processes")
     seed: int = 0

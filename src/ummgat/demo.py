@@ -4,6 +4,7 @@ The phantom knows the truth that the training never sees: one sequence per patie
 """
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ummgat.metrics import rank_correlation
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import Study, load_cohort
+from ummgat.study import Study, load_cohort, write_study
 from ummgat.train import train
 from ummgat.weights import TrainedModel, load_model
 
@@ -40,7 +41,9 @@ PHANTOM = PhantomConfig(
 INVERTING = (("t1", "t2"), ("t2", "t1"))
 
 
-def run_demo(out: Path, *, seed: int = 0, iterations: int | None = None, overwrite: bool = False, console: Console) -> int:
+def run_demo(
+    out: Path, *, seed: int = 0, iterations: int | None = None, overwrite: bool = False, console: Console
+) -> int:
     """Run the demo into `out`; returns 0 if generated beat the histogram-matched copy as promised, 1 if not.
 
     Parameters
@@ -55,6 +58,8 @@ def run_demo(out: Path, *, seed: int = 0, iterations: int | None = None, overwri
     console : Console
     """
     require_new(out, overwrite)
+    for name in ("run", "incomplete", "completed"):  # a run of other settings could not be gone on with
+        shutil.rmtree(out / name, ignore_errors=True)
     began = time.monotonic()
     config = load_config("tiny")
     update = {"seed": seed} | ({"iterations": iterations} if iterations else {})
@@ -85,13 +90,20 @@ def _prepare(out: Path, config: Config, overwrite: bool) -> tuple[list[Study], l
     for source, target in (("studies", "cohort"), ("truth", "truth")):
         report = prepare_cohort(out / "phantom" / source, out / target, settings, overwrite=overwrite)
         if report.failed:
-            raise ValueError(f"Phantom could not be prepared: {out}. Found {report.failed}; expected none. This is a bug.")
+            raise ValueError(
+                f"Phantom could not be prepared: {out}. Found {report.failed}; expected none. This is a bug."
+            )
     return load_cohort(out / "cohort"), load_cohort(out / "truth")
 
 
 def _train(out: Path, config: Config, cohort: list[Study], seed: int, console: Console) -> TrainedModel:
     draw = make_draw(cohort, "strict", seed, split_file=out / "phantom" / "split.json")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=config.train.iterations)
         train(
@@ -110,9 +122,12 @@ def _complete_one(out: Path, model: TrainedModel, study: Study, truth: Study, ov
     only_t1 = out / "incomplete" / study.subject
     record = study.record.model_copy(deep=True)
     record.images = {"t1": record.images["t1"]}
-    from ummgat.study import write_study
-
-    write_study(only_t1, record, {"t1": np.array(study.volume("t1"))}, None if study.labels() is None else np.array(study.labels()))
+    write_study(
+        only_t1,
+        record,
+        {"t1": np.array(study.volume("t1"))},
+        None if study.labels() is None else np.array(study.labels()),
+    )
     report = complete(only_t1, out / "completed", model, request=Request(sources=("t1",)), overwrite=overwrite)
     if report.failed:
         raise ValueError(f"Completion failed: {only_t1}. Found {report.failed}; expected none. This is a bug.")
@@ -130,9 +145,17 @@ def _pictures(out: Path, model: TrainedModel, study: Study, truth: Study) -> Non
     direction_grid(model, study, truth, out / "translations.png")
     rows = []
     for source, target in (("t1", "t2"), ("t2", "t1"), ("t1", "flair"), ("flair", "t1ce")):
-        found = substitutes_for(model, np.array(study.volume(source)), Domain(study.center, target), model.criteria["mode"])
+        found = substitutes_for(
+            model, np.array(study.volume(source)), Domain(study.center, target), model.criteria["mode"]
+        )
         rows.append(
-            (f"{source} → {target}", found["copied"], found["matched"], found["generated"], np.array(truth.volume(target)))
+            (
+                f"{source} → {target}",
+                found["copied"],
+                found["matched"],
+                found["generated"],
+                np.array(truth.volume(target)),
+            )
         )
     title = f"{study.subject} (phantom): generated images are not scans"
     comparison(rows, best_plane(truth), out / "comparison.png", title)
@@ -160,7 +183,10 @@ def _verdict(summary: list[Row], trust: dict[str, float], out: Path, seconds: fl
     for metric in ("mae", "ssim", "correlation"):
         n, lost, total = count_wins(own, "matched", metric, "brain")
         result[f"{metric}_wins"] = f"{n} of {total}"
-        console.print(f"Generated beats the matched copy in {metric}: {n} of {total}" + (f"; loses {', '.join(lost)}" if lost else ""))
+        console.print(
+            f"Generated beats the matched copy in {metric}: {n} of {total}"
+            + (f"; loses {', '.join(lost)}" if lost else "")
+        )
         inverted = [f"{a}→{b} (A)" for a, b in INVERTING]
         ok &= n > total / 2 and not any(direction in lost for direction in inverted)
     for name, value in trust.items():

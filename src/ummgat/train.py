@@ -6,7 +6,6 @@ model.safetensors (best so far by `validate`) and last.safetensors (end of the r
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -149,10 +148,6 @@ def train(
             if first and (time.monotonic() - saved_at > 60 * config.train.checkpoint_minutes or done):
                 save_state(checkpoint, state, config, draw)
                 saved_at = time.monotonic()
-    except KeyboardInterrupt:
-        # The step in progress may be half done; what is on disk is the last whole state.
-        log.warning("Stopped by the user. Resume with the same command: training goes on from %s", checkpoint)
-        raise
     finally:
         if writer is not None:
             writer.close()
@@ -182,7 +177,7 @@ def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: in
 
 def _set_threads(config: Config) -> None:
     """Threads per process: two busy processes with two threads each on two cores run ten times slower than one."""
-    threads = config.train.threads or max(1, (os.cpu_count() or 1) // config.train.devices)
+    threads = config.train.threads or max(1, torch.get_num_threads() // config.train.devices)
     torch.set_num_threads(threads)
 
 
@@ -304,7 +299,8 @@ def _validate(
     if last:
         save_model(out / "last.safetensors", model)
     _append(out / "validation.jsonl", {"step": state.step, **criteria})
-    log.info("Step %d: validation score %s (%s)", state.step, score, criteria["basis"])
+    shown = "none" if score is None else f"{score:.3f}"
+    log.info("Step %d: validation score %s (%s)", state.step, shown, criteria["basis"])
     if writer is not None:
         if score is not None:
             writer.add_scalar("validation/score", score, state.step)

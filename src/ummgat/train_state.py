@@ -97,7 +97,14 @@ def load_state(path: Path, config: Config, draw: Draw, device: torch.device) -> 
     state = new_state(config, len(draw.domains), device)
     for group, nets in (("nets", state.nets), ("average", state.average)):
         for name, module in nets.named():
-            module.load_state_dict(without_prefix(f"{group}.{name}", tensors))
+            own = without_prefix(f"{group}.{name}", tensors)
+            wanted_names = module.state_dict()
+            if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted_names.items()}:
+                raise ValueError(
+                    f"Checkpoint holds another architecture: {path}. Found other tensors for the {name} than version "
+                    f"{__version__} has; expected those of version {metadata['version']}'s code. Resume with that version."
+                )
+            module.load_state_dict(own)
     for name, optimizer in state.optimizers.named():
         layout = optimizer.state_dict()
         own = without_prefix(f"optimizers.{name}", tensors)

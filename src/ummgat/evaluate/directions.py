@@ -133,7 +133,9 @@ def count_wins(summary: Sequence[Row], rival: str, metric: str, region: str) -> 
         }
 
     ours, theirs = value("generated"), value(rival)
-    better = {k: (ours[k] > theirs[k]) == HIGHER_IS_BETTER[metric] and ours[k] != theirs[k] for k in ours if k in theirs}
+    better = {
+        k: (ours[k] > theirs[k]) == HIGHER_IS_BETTER[metric] and ours[k] != theirs[k] for k in ours if k in theirs
+    }
     lost = [f"{source}→{target} ({center})" for (center, source, target), won in better.items() if not won]
     return sum(better.values()), lost, len(better)
 

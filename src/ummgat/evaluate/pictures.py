@@ -19,11 +19,17 @@ Volume = NDArray[np.uint8]
 def best_plane(study: Study) -> int:
     """Plane with most lesion; without one, the plane with most brain."""
     lesion = study.lesion()
-    area = lesion.sum((1, 2)) if lesion is not None and lesion.any() else (study.volume(study.sequences[0]) > 0).sum((1, 2))
+    area = (
+        lesion.sum((1, 2))
+        if lesion is not None and lesion.any()
+        else (study.volume(study.sequences[0]) > 0).sum((1, 2))
+    )
     return int(np.argmax(area))
 
 
-def show(axis: Any, plane: NDArray[Any], title: str = "", limits: tuple[float, float] = (0, 255), colours: str = "gray") -> Any:
+def show(
+    axis: Any, plane: NDArray[Any], title: str = "", limits: tuple[float, float] = (0, 255), colours: str = "gray"
+) -> Any:
     """Draw one axial plane (row, column), front of the head at the top."""
     image = axis.imshow(plane[::-1], cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     axis.set_title(title, fontsize=7)
@@ -66,7 +72,10 @@ def direction_grid(model: TrainedModel, study: Study, truth: Study, path: Path, 
     codes = model.codes[mode or model.criteria["mode"]]
     box = _box(np.asarray(truth.volume(truth.sequences[0])[plane] > 0))
     figure, axes = figure_module.subplots(
-        len(sources) + 1, len(sequences) + 1, figsize=(1.7 * (len(sequences) + 1), 2.0 * (len(sources) + 1)), squeeze=False
+        len(sources) + 1,
+        len(sequences) + 1,
+        figsize=(1.7 * (len(sequences) + 1), 2.0 * (len(sources) + 1)),
+        squeeze=False,
     )
     axes[0, 0].axis("off")
     for j, target in enumerate(sequences):
@@ -81,7 +90,9 @@ def direction_grid(model: TrainedModel, study: Study, truth: Study, path: Path, 
             code = codes[model.table.index(Domain(study.center, target))]
             fake = translate_volume(model.nets.generator, voxels[plane : plane + 1], code)[0]
             show(axes[i + 1, j + 1], fake[box], f"generated {target}")
-    figure.suptitle(f"{study.subject}, center {study.center}, plane {plane}: generated images are not scans", fontsize=8)
+    figure.suptitle(
+        f"{study.subject}, center {study.center}, plane {plane}: generated images are not scans", fontsize=8
+    )
     save_figure(figure, path)
 
 
@@ -113,7 +124,7 @@ def comparison(rows: Sequence[tuple[str, Volume, Volume, Volume, Volume]], plane
 
 
 def _agg() -> Any:
-    """pyplot without a display."""
+    """Give pyplot without a display."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -54,7 +54,9 @@ class UShape(nn.Module):
         # The sign of a contrast depends on source and target together, which a code of the target alone cannot carry.
         # The source is read from its own statistics, so the call stays G(x, s).
         self.reader = StatisticsMlp(code_dim)
-        self.join_codes = nn.Sequential(nn.Linear(2 * code_dim, 2 * code_dim), nn.GELU(), nn.Linear(2 * code_dim, code_dim))
+        self.join_codes = nn.Sequential(
+            nn.Linear(2 * code_dim, 2 * code_dim), nn.GELU(), nn.Linear(2 * code_dim, code_dim)
+        )
 
         def stage(scale: int, code: int) -> nn.ModuleList:
             return nn.ModuleList(make_block(scale, i, widths[scale], code) for i in range(depths[scale]))
