@@ -278,13 +278,11 @@ def test_position_loss_wants_what_is_bright_in_the_reference_bright_there():
     assert position_loss(same, inverted) > 0.3
 
 
-def test_position_loss_compares_lesions_by_their_means():
-    """Grey 0.1 in the lesion of the reference; 0.9 instead of 0.1 in that of the translation costs 0.8 more."""
+def test_position_loss_does_not_look_at_lesions():
     batch = make_batch(2, lesions=[0])
-    reference = torch.where(batch.lesion_ref > 0, 0.1, batch.x_ref)
-    batch = batch._replace(x_ref=reference)
-    loss = [position_loss(batch, torch.where(batch.lesion_src > 0, grey, batch.x_src)).item() for grey in (0.1, 0.9)]
-    assert loss[1] - loss[0] == pytest.approx(0.8, abs=1e-4)
+    fakes = [torch.where(batch.lesion_src > 0, grey, batch.x_src) for grey in (0.1, 0.9)]
+    dark, bright = (position_loss(batch, fake) for fake in fakes)
+    torch.testing.assert_close(dark, bright)
 
 
 def test_position_falls_and_structure_rises_over_the_opening():

@@ -17,7 +17,7 @@ from ummgat.files import TEMPORARY, write_json
 from ummgat.model.networks import build_networks
 from ummgat.slices import SliceSampler, index_volumes
 from ummgat.study import load_cohort
-from ummgat.tensors import load_tensors, without_prefix
+from ummgat.tensors import load_tensors, save_tensors, without_prefix
 from ummgat.train import NonFiniteLossError, plan, train
 from ummgat.train_state import FORMAT, load_state, new_state, save_state
 from ummgat.train_step import Step
@@ -300,6 +300,15 @@ def test_damaged_checkpoint_is_named(go):
     (run / "checkpoint.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"damaged: .*checkpoint\.safetensors"):
         go(train__iterations=2)
+
+
+def test_checkpoint_of_another_architecture_is_refused(go, strict_draw):
+    """Same settings, but code of another version gave the networks other tensors."""
+    path = go(train__iterations=1) / "checkpoint.safetensors"
+    tensors, metadata = load_tensors(path, FORMAT)
+    save_tensors(path, {k: v for k, v in tensors.items() if not k.startswith("nets.mapper.shared.0")}, metadata)
+    with pytest.raises(ValueError, match=r"Checkpoint holds another architecture: .*checkpoint\.safetensors"):
+        load_state(path, tiny_config(train__iterations=1), strict_draw, CPU)
 
 
 # ---------------------------------------------------------------- stopping

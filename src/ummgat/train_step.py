@@ -164,9 +164,8 @@ class Step:
         if kind == "latent":
             self._take_step(nets.encoder, optimizers.encoder)
             self._take_step(nets.mapper, optimizers.mapper)
-        elif (
-            self.config.loss.lesion > 0 and batch.lesion_pairs > 0
-        ):  # on all processes or on none, see AverageGradients
+        elif self.config.loss.lesion > 0 and batch.lesion_pairs > 0:
+            # On all processes or on none, see AverageGradients: so it is the whole batch that decides.
             self._take_step(nets.encoder, optimizers.encoder)
         return loss.parts
 

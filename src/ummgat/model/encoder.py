@@ -75,7 +75,7 @@ class SequenceEncoder(nn.Module):
             region = brain_mask(x)
         else:
             x = torch.where(region > 0, x, BACKGROUND)
-        h = self.trunk(x)
+        h = self.trunk(x - BACKGROUND)  # background is 0, like padding: more or less of it changes next to nothing
         weight = F.adaptive_avg_pool2d(region.to(h.dtype), h.shape[-2:])
         return (h * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
 
