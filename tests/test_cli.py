@@ -21,7 +21,7 @@ from ummgat.files import write_json
 from ummgat.overrides import as_toml
 from ummgat.study import load_study
 
-COMMANDS = ("doctor", "phantom", "prepare", "draw", "train", "complete", "demo")
+COMMANDS = ("doctor", "phantom", "prepare", "draw", "train", "complete", "directions", "demo")
 FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)
 """<what>: <where>. Found <value>; expected <value>. <Next action>."""
 
@@ -449,3 +449,23 @@ def test_complete_without_a_model_takes_the_bundled_one_or_asks_for_one(cohort, 
     with pytest.raises(pytest.fail.Exception):
         run("complete", cohort, "out")
     assert asked == [work / "weights.safetensors"]
+
+
+# --- directions ----------------------------------------------------------------------------------------------------
+
+
+def test_directions_measures_test_subjects_and_writes_table_and_pictures(work, cohort, model_path, draw_file):
+    result = run("directions", cohort, work / "out", "--model", model_path, "--draw", draw_file)
+    assert result.exit_code == 0
+    assert "generated beats the matched copy in" in result.stdout
+    assert {"directions.csv", "directions.md"} < {path.name for path in (work / "out").iterdir()}
+    assert list((work / "out").glob("*.png"))
+    refused("directions", cohort, work / "out", "--model", model_path, "--draw", draw_file)  # never replaced unasked
+
+
+def test_directions_without_the_subjects_of_the_draw_says_so(work, cohort, model_path, strict_draw):
+    elsewhere = strict_draw.model_copy(update={"test": ["Nobody"]}).model_dump(mode="json")
+    write_json(work / "draw.json", elsewhere)
+    message = refused("directions", cohort, work / "out", "--model", model_path, "--draw", work / "draw.json")
+    assert "Nobody" in message
+    assert not (work / "out").exists()

@@ -405,6 +405,51 @@ def complete(
 
 
 @_command
+def directions(
+    cohort: Annotated[Path, typer.Argument(help="Prepared cohort with complete subjects.")],
+    out: Annotated[Path, typer.Argument(help="New folder for directions.csv, directions.md and pictures.")],
+    model: Annotated[Path, typer.Option(help="Model exported by `ummgat train`.")],
+    draw: Annotated[Path, typer.Option(help="Draw of the training run: it says who is a test subject.")],
+    part: Annotated[
+        Literal["selection", "test"], typer.Option(help="Whom to measure; choose nothing by test.")
+    ] = "test",
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure every direction between sequences against the truth: generated, copied, histogram-matched, empty."""
+    from ummgat.draw import load_draw
+    from ummgat.evaluate.directions import count_wins, direction_table, measure, medians, write_rows
+    from ummgat.evaluate.pictures import direction_grid
+    from ummgat.files import require_new, write_text
+    from ummgat.study import load_cohort
+    from ummgat.weights import load_model
+
+    require_new(out, overwrite)
+    trained, wanted = load_model(model), load_draw(draw)
+    subjects = wanted.test if part == "test" else wanted.selection
+    studies = [study for study in load_cohort(cohort) if study.subject in subjects]
+    if not studies:
+        raise ValueError(
+            f"No {part} subject in the cohort: {cohort}. Found none of {', '.join(subjects) or 'an empty list'}; expected "
+            "at least one. Prepare them, or choose the other --part."
+        )
+    with _progress("measuring") as update:
+        rows = measure(trained, studies, progress=lambda done, n: update(done, n, studies[done - 1].subject))
+    summary = medians(rows)
+    write_rows(out / "directions.csv", rows)
+    centers = list(dict.fromkeys(row["center"] for row in summary))
+    tables = [f"## Center {center}\n\n{direction_table(summary, center)}" for center in centers]
+    write_text(out / "directions.md", "\n".join(tables))
+    for study in studies[:3]:
+        direction_grid(trained, study, study, out / f"{study.subject}.png")
+    for metric, region in (("mae", "brain"), ("ssim", "brain"), ("correlation", "brain"), ("mae", "lesion")):
+        won, lost, n = count_wins(summary, "matched", metric, region)
+        _say(
+            f"{metric} in {region}: generated beats the matched copy in {won} of {n}; not in {', '.join(lost) or 'none'}"
+        )
+    _say(f"Measured {len(studies)} {part} subjects: {out}")
+
+
+@_command
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures, tables, the model and all that led to them.")] = Path(
         "demo"
