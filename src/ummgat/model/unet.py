@@ -55,7 +55,7 @@ class UShape(nn.Module):
         # The source is read from its own statistics, so the call stays G(x, s).
         self.reader = StatisticsMlp(code_dim)
         self.join_codes = nn.Sequential(
-            nn.Linear(2 * code_dim, 2 * code_dim), nn.GELU(), nn.Linear(2 * code_dim, code_dim)
+            nn.Linear(3 * code_dim, 2 * code_dim), nn.GELU(), nn.Linear(2 * code_dim, code_dim)
         )
 
         def stage(scale: int, code: int) -> nn.ModuleList:
@@ -97,7 +97,9 @@ class UShape(nn.Module):
         height, width = x.shape[-2:]
         x, place_pixels = frame(x, mask, origin, self.unit)
         source = unit(self.reader(x, channels_first(place_pixels.mask)))
-        code = unit(self.join_codes(torch.cat([code.to(source.dtype), source], dim=1)))
+        code = unit(code.to(source.dtype))
+        # The product lets one linear map say "invert if T1 to T2, but not if T2 to T2".
+        code = unit(self.join_codes(torch.cat([code, source, code * source], dim=1)))
         places = [coarser(place_pixels, self.patch)]
         for _ in self.merges:
             places.append(coarser(places[-1], 2))
