@@ -190,7 +190,14 @@ def test_phantom_refuses_what_it_cannot_write(work):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(work):
     command = [sys.executable, "-m", "ummgat", "phantom", "big", "--spacing", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background has them, and so their children, ignore SIGINT.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 30
     while not (work / "big" / "phantom.json").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)

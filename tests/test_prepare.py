@@ -822,7 +822,12 @@ def test_interrupt_of_parallel_workers_leaves_whole_studies_only(raw, out, tmp_p
         "                   progress=lambda i, n, text: print(text, flush=True))\n"
     )
     process = subprocess.Popen(
-        [sys.executable, str(script), str(raw), str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(script), str(raw), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them, and so their children, ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     process.stdout.readline()  # the first study is done
     process.send_signal(signal.SIGINT)

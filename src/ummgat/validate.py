@@ -21,7 +21,7 @@ from ummgat.slices import TrainingVolume, to_unit
 from ummgat.study import Study
 from ummgat.translate import translate_slices
 
-PLANES = 8
+PLANES = 4
 """Planes per selection volume, evenly spaced over those with enough brain."""
 
 REAL_SLICES = 64
