@@ -12,6 +12,7 @@ from torch import Tensor
 from ummgat import __version__
 from ummgat.domain import Domain, check_sequence
 from ummgat.reliability import disagreement, nudged_translations, reliability
+from ummgat.slices import to_unit
 from ummgat.translate import translate_volume
 from ummgat.validate import unpaired_score
 from ummgat.weights import TrainedModel
@@ -260,8 +261,6 @@ def encode_reference(model: TrainedModel, volume: NDArray[np.uint8], target: Dom
     target : Domain
         Whose head reads it.
     """
-    from ummgat.slices import to_unit
-
     area = np.asarray(volume > 0).sum((1, 2))
     planes = np.flatnonzero(area >= 0.5 * area.max())
     x = torch.from_numpy(to_unit(np.ascontiguousarray(volume[planes])))[:, None].to(model.codes["mean"].device)

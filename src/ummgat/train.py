@@ -29,6 +29,7 @@ from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, se
 from ummgat.study import Study
 from ummgat.train_state import TrainState, load_state, new_state, save_state
 from ummgat.train_step import Step
+from ummgat.translate import translate_slices
 from ummgat.validate import Probe, build_probe, domain_codes, validate
 from ummgat.weights import TrainedModel, save_model
 
@@ -311,8 +312,6 @@ def _validate(
 
 def translated_grid(model: TrainedModel, probe: Probe) -> NDArray[np.float32] | None:
     """One middle slice of each source domain (first column), translated to every domain; (rows, columns) in [0, 1]."""
-    from ummgat.translate import translate_slices
-
     rows = []
     for domain in range(len(model.table)):
         own = [x for _, y, x, _ in probe.sources if y == domain]

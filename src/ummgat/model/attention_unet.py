@@ -45,9 +45,5 @@ def attention_unet(config: ModelConfig) -> UShape:
     return UShape(
         lambda scale, index, width, code_dim: ConvBlock(width, code_dim),
         AttentionGate,
-        config.width,
-        config.depths,
-        config.patch,
-        config.pixel_width,
-        config.code_dim,
+        config,
     )

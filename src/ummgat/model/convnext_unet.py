@@ -29,9 +29,5 @@ def convnext_unet(config: ModelConfig) -> UShape:
     return UShape(
         lambda scale, index, width, code_dim: ConvNextBlock(width, code_dim),
         None,
-        config.width,
-        config.depths,
-        config.patch,
-        config.pixel_width,
-        config.code_dim,
+        config,
     )

@@ -82,4 +82,4 @@ def swin_unet(config: ModelConfig) -> UShape:
         shift = (index % 2) * (config.window // 2)
         return SwinBlock(width, config.heads * 2**scale, config.window, shift, code_dim)
 
-    return UShape(block, None, config.width, config.depths, config.patch, config.pixel_width, config.code_dim)
+    return UShape(block, None, config)

@@ -3,12 +3,13 @@
 A backbone is a block; `SwinUnet`, ConvNeXt and attention-gated U-Nets differ in it, and in what passes their skips.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ummgat.config import ModelConfig
 from ummgat.model.masked import MaskedAdaIN, PixelHead, Place, Up, channels_first, channels_last, coarser, frame
 from ummgat.model.statistics import StatisticsMlp
 
@@ -27,25 +28,19 @@ class UShape(nn.Module):
     make_block : MakeBlock
     make_gate : MakeGate or None
         What a skip passes through; None passes it as it is.
-    width : int
-        Channels of the finest tokens; doubled at each merge.
-    depths : sequence of int
-        Blocks per scale, finest first; the last is the bottleneck. The decoder mirrors the encoder.
-    patch, pixel_width, code_dim : int
-        See `config.ModelConfig`.
+    config : ModelConfig
+        `width` is doubled at each merge; the last of `depths` is the bottleneck, and the decoder mirrors the encoder.
     """
 
     def __init__(
         self,
         make_block: MakeBlock,
         make_gate: MakeGate | None,
-        width: int,
-        depths: Sequence[int],
-        patch: int,
-        pixel_width: int,
-        code_dim: int,
+        config: ModelConfig,
     ) -> None:
         super().__init__()
+        width, depths, patch = config.width, config.depths, config.patch
+        pixel_width, code_dim = config.pixel_width, config.code_dim
         self.unit = patch * 2 ** (len(depths) - 1)
         self.patch = patch
         coarsest = len(depths) - 1
