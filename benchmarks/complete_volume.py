@@ -38,10 +38,14 @@ def ellipsoid_brain(seed: int = 0) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def slice_by_slice(generator: UShape, volume: NDArray[np.uint8], code: torch.Tensor) -> NDArray[np.uint8]:
+def slice_by_slice(
+    generator: UShape, volume: NDArray[np.uint8], code: torch.Tensor, source: torch.Tensor
+) -> NDArray[np.uint8]:
     """Every plane, whole, one at a time."""
     planes = [
-        generator(torch.from_numpy(to_unit(plane))[None, None].to(code.device), code[None])[0, 0].cpu().numpy()
+        generator(torch.from_numpy(to_unit(plane))[None, None].to(code.device), code[None], source[None])[0, 0]
+        .cpu()
+        .numpy()
         for plane in volume
     ]
     return from_unit(np.stack(planes))
@@ -62,19 +66,19 @@ def main() -> None:
     device = torch.device(arguments.device)
     config = load_config(arguments.preset)
     generator = build_networks(config.model, 6, seed=0).to(device).generator.eval()
-    code = torch.randn(config.model.code_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    codes = torch.randn((2, config.model.code_dim), generator=torch.Generator().manual_seed(0)).to(device)
     volume = ellipsoid_brain()
     if arguments.memory_only:
-        translate_volume(generator, volume, code)
+        translate_volume(generator, volume, *codes)
         print(peak_memory(device))
         return
     seconds: dict[str, list[float]] = {"slice by slice": [], "batched": []}
     for _ in range(arguments.rounds):
         began = time.perf_counter()
-        plain = slice_by_slice(generator, volume, code)
+        plain = slice_by_slice(generator, volume, *codes)
         seconds["slice by slice"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        batched = translate_volume(generator, volume, code)
+        batched = translate_volume(generator, volume, *codes)
         seconds["batched"].append(time.perf_counter() - began)
     difference = int(np.abs(plain.astype(int) - batched.astype(int)).max())
     if difference > 1:

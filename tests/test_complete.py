@@ -325,8 +325,8 @@ def test_from_takes_the_named_source(model, volumes, source):
     image = only(ask(model, volumes, sources=(source,), mode="mean"))
     assert image.provenance["sources"] == [f"A/{source}"]
     assert image.provenance["source_choice"] == "requested"
-    code = model.codes["mean"][1]
-    np.testing.assert_array_equal(image.volume, translate_volume(model.nets.generator, volumes[source], code))
+    codes = model.codes["mean"][1], model.code(Domain("A", source), "mean")
+    np.testing.assert_array_equal(image.volume, translate_volume(model.nets.generator, volumes[source], *codes))
 
 
 def test_from_must_name_what_is_there(model, volumes):
@@ -340,8 +340,8 @@ def test_from_must_name_what_is_there(model, volumes):
 def test_code_mode_takes_its_stored_code(model, volumes, mode):
     image = only(ask(model, volumes, sources=("t1",), mode=mode))
     assert image.provenance["code_mode"] == mode
-    code = model.codes[mode][model.table.index(Domain("A", "t1ce"))]
-    np.testing.assert_array_equal(image.volume, translate_volume(model.nets.generator, volumes["t1"], code))
+    codes = (model.code(Domain("A", sequence), mode) for sequence in ("t1ce", "t1"))
+    np.testing.assert_array_equal(image.volume, translate_volume(model.nets.generator, volumes["t1"], *codes))
 
 
 def test_reference_code_is_the_mean_over_planes_with_half_the_largest_area(model, volumes):
@@ -360,7 +360,7 @@ def test_reference_image_from_a_file(raws, phantom, model, tmp_path):
     assert not report.failed
     _, prepared, _ = prepare_images({"t1ce": path, "t1": raws / A / f"{A}_t1.nii.gz"}, subject="x", center="A")
     code = encode_reference(model, prepared["t1ce"], Domain("A", "t1ce"))
-    expected = translate_volume(model.nets.generator, prepared["t1"], code)
+    expected = translate_volume(model.nets.generator, prepared["t1"], code, model.code(Domain("A", "t1"), "mean"))
     native = np.asarray(nib.load(tmp_path / A / f"{A}_t1ce_generated.nii.gz").dataobj)
     np.testing.assert_array_equal(native[::-1, ::-1].T, expected)
     sidecar = json.loads((tmp_path / A / f"{A}_t1ce_generated.json").read_text(encoding="utf-8"))
@@ -457,9 +457,9 @@ def test_align_to_an_unknown_center_is_refused(model, volumes):
 
 def test_slices_do_not_depend_on_the_batch_they_are_in(model, volumes):
     """Rounding may tip single voxels by one grey level."""
-    generator, code = model.nets.generator, model.codes["mean"][1]
+    generator, codes = model.nets.generator, model.codes["mean"][[1, 0]]
     by_one, by_five, at_once = (
-        translate_volume(generator, volumes["t1"], code, batch).astype(int) for batch in (1, 5, 64)
+        translate_volume(generator, volumes["t1"], *codes, batch).astype(int) for batch in (1, 5, 64)
     )
     for other in (by_five, at_once):
         assert np.abs(by_one - other).max() <= 1
@@ -468,7 +468,7 @@ def test_slices_do_not_depend_on_the_batch_they_are_in(model, volumes):
 
 def test_empty_volume_stays_empty(model):
     empty = np.zeros((3, 8, 9), np.uint8)
-    assert not translate_volume(model.nets.generator, empty, model.codes["mean"][0]).any()
+    assert not translate_volume(model.nets.generator, empty, *model.codes["mean"][:2]).any()
 
 
 def test_brain_stays_brain_even_where_tanh_reaches_its_end(model, volumes):
@@ -477,7 +477,7 @@ def test_brain_stays_brain_even_where_tanh_reaches_its_end(model, volumes):
     before = out.bias.data.clone()
     out.bias.data.fill_(-1000.0)
     try:
-        dark = translate_volume(model.nets.generator, volumes["t1"], model.codes["mean"][0])
+        dark = translate_volume(model.nets.generator, volumes["t1"], *model.codes["mean"][:2])
     finally:
         out.bias.data.copy_(before)
     np.testing.assert_array_equal(dark, (volumes["t1"] > 0).astype(np.uint8))

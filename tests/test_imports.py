@@ -21,7 +21,7 @@ LAYERS = (
     ("study", "crop"),
     ("prepare", "phantom", "draw", "model"),
     ("slices", "losses", "weights"),
-    ("translate", "train_step"),
+    ("translate", "train_step", "relation"),
     ("validate", "reliability", "train_state", "estimate"),
     ("generate", "train"),
     ("completion", "evaluate"),

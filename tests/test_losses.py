@@ -1,5 +1,4 @@
 import copy
-import inspect
 import math
 from types import SimpleNamespace
 
@@ -11,20 +10,23 @@ from torch import nn
 
 from conftest import slices, tiny_config
 from ummgat.losses import (
+    LESION_SHARE,
+    Expected,
     Target,
     Tensors,
+    Terms,
     adversarial,
     discriminator_loss,
     generator_loss,
     has_lesion_pair,
-    position_loss,
     r1_penalty,
+    relation_loss,
     structure_loss,
     target_of,
-    trimmed,
 )
+from ummgat.model.codes import unit
 from ummgat.model.networks import Networks, build_networks
-from ummgat.train_step import Step, build_optimizers, opening_weights
+from ummgat.train_step import Step, build_optimizers, terms_at
 
 CONFIG = tiny_config()
 LOG2 = math.log(2)
@@ -60,14 +62,9 @@ def weights(**changes):
 def of_generator(nets, batch, kind, loss_weights, cycle=0.0):
     """Target, translation and loss of one pass of G."""
     target = target_of(nets, batch, kind, loss_weights)
-    x_fake = nets.generator(batch.x_src, target.code)
-    return loss_of(nets, batch, kind, loss_weights, target, x_fake, cycle_weight=cycle)
-
-
-def loss_of(*args, **wanted):
-    """`generator_loss` with those terms that may be skipped (cycle, structure, …) off unless `wanted`."""
-    skippable = [name for name in inspect.signature(generator_loss).parameters if name.endswith("_weight")]
-    return generator_loss(*args, **(dict.fromkeys(skippable, 0.0) | wanted))
+    x_fake = nets.generator(batch.x_src, target.code, target.source)
+    terms = Terms(adversarial=1.0, cycle=cycle, relation=0.0, structure=0.0)
+    return generator_loss(nets, batch, kind, loss_weights, terms, target, x_fake, None)
 
 
 class LinearDiscriminator(nn.Module):
@@ -92,11 +89,11 @@ class MeanEncoder(nn.Module):
 
 
 class ShiftingGenerator(nn.Module):
-    """G(x, s) = x + s on the brain."""
+    """G(x, s, s_src) = x + s - s_src / 2 on the brain."""
 
-    def forward(self, x, code, mask=None, origin=(0, 0)):
+    def forward(self, x, code, source, mask=None, origin=(0, 0)):
         mask = (x > -1).float() if mask is None else mask
-        return torch.where(mask > 0, x + code.view(-1, 1, 1, 1), -1.0)
+        return torch.where(mask > 0, x + (code - source / 2).view(-1, 1, 1, 1), -1.0)
 
 
 # ---------------------------------------------------------------- discriminator
@@ -140,7 +137,7 @@ def test_discriminator_loss_by_hand():
 @pytest.mark.parametrize("r1_weight", [0.0, 1.0])
 def test_discriminator_loss_leaves_what_made_the_fake_alone(r1_weight):
     nets, batch = networks(), make_batch()
-    x_fake = nets.generator(batch.x_src, torch.zeros(4, 4))
+    x_fake = nets.generator(batch.x_src, torch.zeros(4, 4), torch.zeros(4, 4))
     discriminator_loss(nets, batch.x_src, batch.y_src, x_fake, batch.y_trg, r1_weight)[0].backward()
     assert all(p.grad is None for p in nets.generator.parameters())
     assert all(p.grad is not None for p in nets.discriminator.parameters())
@@ -153,19 +150,20 @@ def test_generator_loss_by_hand():
     """Every network is one line, so that every term is a mean one can write down."""
     batch = make_batch()
     nets = Networks(ShiftingGenerator(), MeanEncoder(), None, LinearDiscriminator(torch.full((20, 24), 0.01)))
-    code = torch.tensor([[0.1], [-0.2], [0.3], [0.0]])
-    x_fake = nets.generator(batch.x_src, code)
+    code, source = torch.tensor([[0.1], [-0.2], [0.3], [0.0]]), torch.tensor([[0.2], [0.0], [-0.4], [0.6]])
+    x_fake = nets.generator(batch.x_src, code, source)
     brain = batch.x_src > -1
     mean = (batch.x_src * brain).sum((1, 2, 3)) / brain.sum((1, 2, 3))
 
     g_adv = F.softplus(-(0.01 * x_fake.sum((1, 2, 3)) + batch.y_trg)).mean()
-    style = (code[:, 0] - (mean + code[:, 0] + batch.y_trg)).abs().mean()
-    # Back with the code of the source: x + s̃ + (mean + y).
-    off = (code[:, 0] + mean + batch.y_src).abs()
+    style = (code[:, 0] - (mean + (code - source / 2)[:, 0] + batch.y_trg)).abs().mean()
+    # Back, with target and source exchanged: x + (s̃ - s/2) + (s - s̃/2).
+    off = (code / 2 + source / 2)[:, 0].abs()
     cycle = (off * brain.sum((1, 2, 3)) / (20 * 24)).mean()
 
-    scales = weights(adversarial=2.0, style=3.0, cycle=99.0, lesion=0.0, structure=0.0, diversity=0.0)
-    loss = loss_of(nets, batch, "latent", scales, Target(code, None), x_fake, cycle_weight=5.0)
+    scales = weights(adversarial=99.0, style=3.0, cycle=99.0, lesion=0.0, structure=99.0, diversity=0.0)
+    terms = Terms(adversarial=2.0, cycle=5.0, relation=0.0, structure=0.0)
+    loss = generator_loss(nets, batch, "latent", scales, terms, Target(code, source, None), x_fake, None)
     expected = {"g_adv": g_adv.item(), "style": style.item(), "cycle": cycle.item()}
     assert loss.parts == pytest.approx(expected, rel=1e-4)
     assert loss.total.item() == pytest.approx(2 * expected["g_adv"] + 3 * expected["style"] + 5 * expected["cycle"])
@@ -201,7 +199,7 @@ def test_lesion_loss_compares_head_y_plus_n_inside_both_masks():
     target = target_of(nets, batch, "reference", weights())
     loss = of_generator(nets, batch, "reference", weights())
     y = batch.y_trg[:1] + 3
-    x_fake = nets.generator(batch.x_src, target.code)[:1]
+    x_fake = nets.generator(batch.x_src, target.code, target.source)[:1]
     fake = nets.encoder(torch.where(batch.lesion_src[:1] > 0, x_fake, -1.0), y, batch.lesion_src[:1])
     true = nets.encoder(torch.where(batch.lesion_ref[:1] > 0, batch.x_ref[:1], -1.0), y, batch.lesion_ref[:1])
     assert loss.lesion.item() == pytest.approx((fake - true).abs().mean().item(), rel=1e-5)
@@ -230,6 +228,24 @@ def test_lesion_weight_scales_both_what_trains_g_and_what_trains_e():
     assert thrice.lesion.item() == pytest.approx(3 * once.lesion.item())
     assert thrice.total.item() - once.total.item() == pytest.approx(2 * once.lesion.item(), rel=1e-4)
     assert thrice.parts["lesion"] == pytest.approx(once.parts["lesion"])  # logged unweighted
+
+
+def test_codes_of_e_and_m_have_zero_mean_and_unit_variance():
+    """So that neither the style nor the lesion loss can be lowered, or run away, by their size."""
+    nets, batch = networks(), make_batch()
+    for code in (nets.encoder(batch.x_src, batch.y_src + 3), nets.mapper(100 * batch.z[0], batch.y_trg)):
+        torch.testing.assert_close(code.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
+        torch.testing.assert_close(code.var(1, unbiased=False), torch.ones(4), atol=1e-2, rtol=0)
+        torch.testing.assert_close(unit(5 * code), unit(code), atol=1e-3, rtol=0)
+
+
+def test_target_says_what_the_source_is_in_both_passes():
+    nets, batch = networks(), make_batch(lesions=[1])
+    for kind in ("latent", "reference"):
+        target = target_of(nets, batch, kind, weights())
+        torch.testing.assert_close(target.source, nets.encoder(batch.x_src, batch.y_src))
+        assert not target.source.requires_grad
+    torch.testing.assert_close(target.code, nets.encoder(batch.x_ref, batch.y_trg))
 
 
 # ---------------------------------------------------------------- structure and diversity
@@ -269,50 +285,79 @@ def test_structure_loss_ignores_the_sign_and_the_background():
 # ---------------------------------------------------------------- the opening of a run
 
 
-def test_position_loss_wants_what_is_bright_in_the_reference_bright_there():
-    batch = make_batch(2)
+def identity_but(n_domains=3, lesions=(), **curves):
+    """Curves that map every intensity to itself, except those given as from_to=[values at -1, 0, 1]."""
+    knots = torch.tensor([-1.0, 0.0, 1.0]).repeat(n_domains, n_domains, 1)
+    for name, values in curves.items():
+        knots[int(name[1]), int(name[3])] = torch.tensor(values)
+    return Expected(knots, torch.tensor(lesions or [math.nan] * n_domains))
+
+
+def test_relation_loss_by_hand():
+    """Curve 0 → 1 inverts: what inverts is right, and a copy is off by 2·|x| per pixel."""
+    batch = make_batch(2)._replace(y_src=torch.tensor([0, 0]), y_trg=torch.tensor([1, 1]))
     brain = batch.x_src > -1
-    same = batch._replace(x_ref=batch.x_src)
+    expected = identity_but(f0t1=[1.0, 0.0, -1.0])
     inverted = torch.where(brain, -batch.x_src, -1.0)
-    assert position_loss(same, batch.x_src) < 0.05
-    assert position_loss(same, inverted) > 0.3
+    assert relation_loss(batch, inverted, expected).item() == pytest.approx(0, abs=1e-6)
+    off = (2 * batch.x_src[brain]).abs().mean().item()
+    assert relation_loss(batch, batch.x_src, expected).item() == pytest.approx(off, rel=1e-5)
+    assert relation_loss(batch, batch.x_src, identity_but()).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_position_loss_does_not_look_at_lesions():
-    batch = make_batch(2, lesions=[0])
-    fakes = [torch.where(batch.lesion_src > 0, grey, batch.x_src) for grey in (0.1, 0.9)]
-    dark, bright = (position_loss(batch, fake) for fake in fakes)
-    torch.testing.assert_close(dark, bright)
+def test_relation_loss_leaves_out_pairs_of_domains_that_nobody_relates():
+    """Slice 0 goes a way without a curve, slice 1 is off by 0.25 everywhere."""
+    batch = make_batch(2)._replace(y_src=torch.tensor([0, 1]), y_trg=torch.tensor([1, 2]))
+    expected = identity_but(f0t1=[math.nan] * 3)
+    x_fake = torch.where(batch.x_src > -1, batch.x_src + 0.25, -1.0).requires_grad_()
+    loss = relation_loss(batch, x_fake, expected)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.25, rel=1e-4)
+    assert not x_fake.grad[0].any()
+    assert x_fake.grad[1].any()
+    assert relation_loss(batch, x_fake, identity_but(f0t1=[math.nan] * 3, f1t2=[math.nan] * 3)).item() == 0
 
 
-def test_position_falls_and_structure_rises_over_the_opening():
-    """100 steps, opening of 40: half way, position is halved and structure has a sixteenth of its weight."""
-    changes = {"loss__position": 2.0, "loss__position_until": 0.4, "loss__structure": 3.0, "train__iterations": 100}
-    config = tiny_config(**changes)
-    assert opening_weights(config, 0) == (2.0, 0.0)
-    assert opening_weights(config, 20) == pytest.approx((1.0, 3 / 16))
-    assert opening_weights(config, 40) == opening_weights(config, 99) == (0.0, 3.0)
-    assert opening_weights(tiny_config(loss__structure=3.0), 0) == (0.0, 3.0)  # without position nothing opens
+def test_relation_loss_compares_lesions_by_their_mean_alone():
+    """Healthy brain fits; the lesion's mean is 0.5 from what lesions of domain 1 look like, whatever its texture."""
+    batch = make_batch(1, lesions=[0])._replace(y_src=torch.tensor([0]), y_trg=torch.tensor([1]))
+    lesion = (batch.lesion_src > 0) & (batch.x_src > -1)
+    noise = torch.randn(batch.x_src.shape, generator=torch.Generator().manual_seed(0)) * 0.1
+    textured = 0.2 + noise - noise[lesion].mean()
+    for inside in (torch.full_like(noise, 0.2), textured):
+        x_fake = torch.where(lesion, inside, batch.x_src)
+        assert relation_loss(batch, x_fake, identity_but(lesions=[0.0, 0.7, 0.0])).item() == pytest.approx(
+            0.5 * LESION_SHARE, rel=1e-4
+        )
+        # What lesions look like there is not known: they count for nothing.
+        assert relation_loss(batch, x_fake, identity_but()).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_trimmed_batch_keeps_all_brain_and_gives_the_generator_the_same_answer():
-    nets, batch = networks(), make_batch(2, lesions=[0])
-    wide = batch._replace(**{k: F.pad(getattr(batch, k), (9, 7, 6, 11), value=-1.0) for k in ("x_src", "x_ref")})
-    wide = wide._replace(**{k: F.pad(getattr(batch, k), (9, 7, 6, 11)) for k in ("lesion_src", "lesion_ref")})
-    small = trimmed(wide, nets.generator.unit)
-    assert small.x_src.numel() < 0.75 * wide.x_src.numel()
-    assert all(start % nets.generator.unit == 0 for start in small.origin)
-    for name in ("x_src", "x_ref", "lesion_src", "lesion_ref"):
-        before, after = getattr(wide, name), getattr(small, name)
-        empty = 0 if "lesion" in name else -1
-        assert after.shape == small.x_src.shape
-        assert (after != empty).sum() == (before != empty).sum(), name
-    code = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
-    row, column = small.origin
-    whole = nets.generator(wide.x_src, code)[
-        ..., row : row + small.x_src.shape[2], column : column + small.x_src.shape[3]
-    ]
-    torch.testing.assert_close(nets.generator(small.x_src, code, origin=small.origin), whole, atol=5e-4, rtol=0)
+def test_relation_leads_alone_then_all_weights_come_in():
+    """100 steps, opening from 20 to 60: half way, at 40, all is half way."""
+    changes = {"relation": 4.0, "relation_kept": 0.5, "opening": (0.2, 0.6), "structure": 3.0, "adversarial": 2.0}
+    config = tiny_config(train__iterations=100, **{f"loss__{name}": value for name, value in changes.items()})
+    assert terms_at(config, 0, 7.0) == terms_at(config, 20, 7.0) == (0.0, 7.0, 4.0, 0.0)
+    assert terms_at(config, 40, 7.0) == pytest.approx((1.0, 7.0, 3.0, 1.5))
+    assert terms_at(config, 60, 7.0) == terms_at(config, 99, 0.0)._replace(cycle=7.0) == (2.0, 7.0, 2.0, 3.0)
+    # Without a relation nothing opens.
+    assert terms_at(tiny_config(loss__structure=3.0, loss__opening=(0.2, 0.6)), 0, 1.0) == (1.0, 1.0, 0.0, 3.0)
+
+
+def test_an_opening_needs_its_marks_in_order():
+    with pytest.raises(ValueError, match="rising order"):
+        tiny_config(loss__relation=1.0, loss__opening=(0.6, 0.2))
+
+
+def test_relation_reaches_g_through_the_step():
+    """At the first step of an opening G learns from it, and not from D."""
+    nets, batch = networks(), make_batch()
+    step = step_of(nets, loss__relation=4.0, loss__opening=(0.5, 1.0), loss__style=0.0, loss__cycle=0.0)
+    step.expected = identity_but()
+    parts = step.run(batch, EVEN)
+    assert {"relation", "style"} <= set(parts)
+    assert "g_adv" not in parts
+    assert any(p.grad.abs().max() > 0 for p in nets.generator.parameters())
 
 
 def test_diversity_is_off_by_default_and_rewards_difference_when_on():
@@ -321,7 +366,8 @@ def test_diversity_is_off_by_default_and_rewards_difference_when_on():
     off = of_generator(nets, batch, "latent", weights())
     on = of_generator(nets, batch, "latent", weights(diversity=2.0))
     assert "diversity" not in off.parts
-    first, second = (nets.generator(batch.x_src, nets.mapper(z, batch.y_trg)) for z in batch.z)
+    source = nets.encoder(batch.x_src, batch.y_src)
+    first, second = (nets.generator(batch.x_src, nets.mapper(z, batch.y_trg), source) for z in batch.z)
     spread = (first - second).abs().mean().item()
     assert on.parts["diversity"] == pytest.approx(spread, rel=1e-4)
     assert spread > 0
@@ -392,7 +438,8 @@ def test_discriminator_collects_gradients_in_its_own_step_only():
     twin = copy.deepcopy(nets)
     step_of(nets, loss__r1_gamma=0.0).run(batch, EVEN)
     with torch.no_grad():
-        x_fake = twin.generator(batch.x_src, twin.mapper(batch.z[0], batch.y_trg))
+        source = twin.encoder(batch.x_src, batch.y_src)
+        x_fake = twin.generator(batch.x_src, twin.mapper(batch.z[0], batch.y_trg), source)
     discriminator_loss(twin, batch.x_src, batch.y_src, x_fake, batch.y_trg, 0.0)[0].backward()
     for (name, p), q in zip(nets.discriminator.named_parameters(), twin.discriminator.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-6, rtol=1e-4, msg=name)

@@ -7,6 +7,7 @@ from torch import nn
 
 from conftest import slices, tiny_config
 from ummgat.config import ModelConfig
+from ummgat.model.codes import unit
 from ummgat.model.discriminator import Discriminator, brain_centred
 from ummgat.model.encoder import SequenceEncoder
 from ummgat.model.mapper import Mapper
@@ -14,6 +15,7 @@ from ummgat.model.masked import MaskedAdaIN, brain_mask
 from ummgat.model.networks import GENERATORS, build_networks, moving_average_of, update_average
 from ummgat.model.statistics import BINS, ZONES, brain_coordinates, brain_statistics
 from ummgat.model.swin_unet import WindowAttention
+from ummgat.model.tone import along_curve
 
 MODEL = tiny_config().model.model_copy(update={"depths": (2, 2), "heads": 2, "window": 3, "code_dim": 5})
 UNIT = 4
@@ -56,7 +58,7 @@ def test_every_generator_that_the_config_allows_is_built():
 def test_any_size_in_range_and_background_exact(generator, size):
     x = images(3, *size)
     x[0, 0, 0, 0], x[1] = 0.3, -1  # one corner is brain, one slice has none
-    y = generator(x, codes(3))
+    y = generator(x, codes(3), codes(3, 1))
     assert y.shape == x.shape
     assert y.dtype == torch.float32
     assert torch.equal(y == -1, x == -1)  # tanh does not reach -1 here
@@ -65,42 +67,51 @@ def test_any_size_in_range_and_background_exact(generator, size):
 
 
 def test_padding_at_bottom_and_right_changes_nothing(generator):
-    x, code = images(2, 22, 27), codes(2)
+    x, code = images(2, 22, 27), (codes(2), codes(2, 1))
     padded = F.pad(x, (0, 13, 0, 6), value=-1.0)
-    torch.testing.assert_close(generator(padded, code)[..., :22, :27], generator(x, code), atol=CLOSE, rtol=0)
+    torch.testing.assert_close(generator(padded, *code)[..., :22, :27], generator(x, *code), atol=CLOSE, rtol=0)
 
 
 def test_cutting_at_the_origin_changes_nothing(generator):
-    x, code = images(2, 40, 44), codes(2)
+    x, code = images(2, 40, 44), (codes(2), codes(2, 1))
     x[..., :9, :] = x[..., :5] = -1
     cut = x[..., 8:, 4:]
-    expected = generator(x, code)[..., 8:, 4:]
-    torch.testing.assert_close(generator(cut, code, origin=(8, 4)), expected, atol=CLOSE, rtol=0)
+    expected = generator(x, *code)[..., 8:, 4:]
+    torch.testing.assert_close(generator(cut, *code, origin=(8, 4)), expected, atol=CLOSE, rtol=0)
 
 
 def test_without_the_origin_attention_windows_would_move():
     nets = build_networks(MODEL, 2, seed=1)
-    x, code = images(1, 40, 44), codes(1)
+    x, code = images(1, 40, 44), (codes(1), codes(1, 1))
     x[..., :9, :] = x[..., :5] = -1
-    whole, moved = nets.generator(x, code)[..., 8:, 4:], nets.generator(x[..., 8:, 4:], code)
+    whole, moved = nets.generator(x, *code)[..., 8:, 4:], nets.generator(x[..., 8:, 4:], *code)
     assert (whole - moved).abs().max() > 20 * CLOSE
 
 
 def test_bad_origin_and_bad_shape_are_refused(generator):
     with pytest.raises(ValueError, match=r"Bad origin\. Found \(2, 0\); expected multiples of 4"):
-        generator(images(1), codes(1), origin=(2, 0))
+        generator(images(1), codes(1), codes(1), origin=(2, 0))
     with pytest.raises(ValueError, match=r"Bad generator input\. Found shape \(1, 2, 8, 8\)"):
-        generator(torch.zeros(1, 2, 8, 8), codes(1))
+        generator(torch.zeros(1, 2, 8, 8), codes(1), codes(1))
 
 
-def test_each_image_of_a_batch_follows_its_own_code(generator):
-    x = images(1).repeat(3, 1, 1, 1)
-    code = codes(3)
-    code[2] = code[0]
-    y = generator(x, code)
+def test_each_image_of_a_batch_follows_its_own_codes(generator):
+    """Of the target (0 and 1 differ) and of the source (0 and 3 differ); 2 is 0 again."""
+    x = images(1).repeat(4, 1, 1, 1)
+    code, source = codes(4), codes(1, 1).repeat(4, 1)
+    code[2] = code[3] = code[0]
+    source[3] = -source[0]
+    y = generator(x, code, source)
     assert (y[0] - y[1]).abs().mean() > 0.01
+    assert (y[0] - y[3]).abs().mean() > 0.01
     torch.testing.assert_close(y[0], y[2], atol=CLOSE, rtol=0)
-    torch.testing.assert_close(generator(x[:1], code[1:2])[0], y[1], atol=CLOSE, rtol=0)
+    torch.testing.assert_close(generator(x[:1], code[1:2], source[1:2])[0], y[1], atol=CLOSE, rtol=0)
+
+
+def test_size_of_a_code_says_nothing(generator):
+    """Means of codes, as stored per domain, are shorter than codes."""
+    x, code, source = images(2), codes(2), codes(2, 1)
+    torch.testing.assert_close(generator(x, 0.5 * code, 3 * source), generator(x, code, source), atol=CLOSE, rtol=0)
 
 
 def test_given_mask_is_the_brain(generator):
@@ -108,7 +119,7 @@ def test_given_mask_is_the_brain(generator):
     x = images(1)
     mask = brain_mask(x)
     mask[..., :12, :] = 0
-    y = generator(x, codes(1), mask)
+    y = generator(x, codes(1), codes(1, 1), mask)
     assert torch.equal(y == -1, mask == 0)
 
 
@@ -117,7 +128,7 @@ def test_every_weight_gets_a_finite_gradient(generator):
     generator.requires_grad_(True)
     x = images(2, 24, 28)
     x[..., 12:, :] = x[..., 12:] = -1
-    generator(x, codes(2)).sum().backward()
+    generator(x, codes(2), codes(2, 1)).sum().backward()
     for name, p in generator.named_parameters():
         assert torch.isfinite(p.grad).all(), name
         # A bias added to all keys alike cannot change attention; one before a normalisation is taken out by it.
@@ -170,14 +181,20 @@ def numbered_heads(encoder):
     """Make head k answer k, whatever the image."""
     with torch.no_grad():
         encoder.heads.weight.zero_()
-        encoder.heads.bias.copy_(torch.arange(2.0 * encoder.n_domains).repeat_interleave(encoder.code_dim))
+        encoder.heads.bias.copy_(numbered(2 * encoder.n_domains, encoder.code_dim).flatten())
+
+
+def numbered(n, code_dim):
+    """Row k is a code of zero mean that no other row is a multiple of."""
+    code = F.one_hot(torch.arange(n) % code_dim, code_dim).float() * (1 + torch.arange(n) // code_dim * -2)[:, None]
+    return code - code.mean(1, keepdim=True)
 
 
 def test_lesion_head_of_domain_y_is_head_y_plus_n():
     encoder = SequenceEncoder(3, (4, 8), 5)
     numbered_heads(encoder)
     y = torch.tensor([0, 1, 2, 0 + 3, 1 + 3, 2 + 3])
-    assert torch.equal(encoder(images(6), y), y.float()[:, None].expand(-1, 5))
+    torch.testing.assert_close(encoder(images(6), y), unit(numbered(6, 5)[y]))
 
 
 def test_encoder_looks_at_its_region_only():
@@ -217,8 +234,9 @@ def test_same_lesion_mask_with_other_texture_gives_another_code():
     region[..., 6:16, 8:20] = 1
     rows = torch.arange(24.0)[:, None].expand(24, 28)[None, None]
     plain, striped = torch.full_like(region, 0.2), 0.2 + 0.3 * (rows % 2 * 2 - 1)
-    code, other = (encoder(x, indices(1, 3), region) for x in (plain, striped))
-    assert (code - other).norm() > 0.1 * code.norm()
+    seen, other = (encoder.features(x, region) for x in (plain, striped))
+    assert (seen - other).norm() > 0.05 * seen.norm()
+    assert not torch.equal(*(encoder(x, indices(1, 3), region) for x in (plain, striped)))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (23, 29), (88, 88), (176, 176), (256, 200)])
@@ -328,14 +346,14 @@ def test_mapper_answers_with_the_branch_of_the_domain():
     with torch.no_grad():
         for i, branch in enumerate(mapper.branches):
             branch[-1].weight.zero_()
-            branch[-1].bias.fill_(i)
+            branch[-1].bias.copy_(numbered(3, 5)[i])
     y = torch.tensor([2, 0, 1])
-    assert torch.equal(mapper(torch.randn(3, 4), y), y.float()[:, None].expand(-1, 5))
+    torch.testing.assert_close(mapper(torch.randn(3, 4), y), unit(numbered(3, 5)[y]))
 
 
 def test_only_the_drawn_branch_learns():
     mapper = build_networks(MODEL, 3, 0).mapper
-    mapper(torch.randn(4, 4), indices(4, 1)).sum().backward()
+    mapper(torch.randn(4, 4), indices(4, 1))[:, 0].sum().backward()
     learnt = [bool(branch[-1].weight.grad.abs().max() > 0) for branch in mapper.branches]
     assert learnt == [False, True, False]
     assert mapper.shared[0].weight.grad.abs().max() > 0
@@ -345,7 +363,10 @@ def test_only_the_drawn_branch_learns():
 
 
 def test_he_initialisation_and_zero_biases():
-    """Standard deviation √(2 / inputs per output), on weights with enough numbers; last layers and AdaIN start smaller."""
+    """Standard deviation √(2 / inputs per output), on weights with enough numbers; last layers and AdaIN start smaller.
+
+    Biases are 0 but those that set where the codes of a domain start.
+    """
     update = {
         "width": 32,
         "pixel_width": 32,
@@ -357,11 +378,20 @@ def test_he_initialisation_and_zero_biases():
         "discriminator_statistics": True,
     }
     nets = build_networks(MODEL.model_copy(update=update), 4, 7)
-    factors = {"head.weight": 0.1, "statistics.out.weight": 0.1, "affine.weight": 0.3}
+    factors = {"head.weight": 0.1, "statistics.out.weight": 0.1, "affine.weight": 0.3, "tone.knots.weight": 0.1}
     measured = dict.fromkeys([*factors, "other"], 0)
     for group, module in nets.named():
         for name, p in module.named_parameters():
-            if p.ndim < 2:
+            if (group, name) == ("encoder", "heads.bias"):
+                assert p[4 * 32 :].abs().max() == 0  # of lesion heads
+            elif group == "mapper" and name.startswith("branches") and name.endswith("2.bias"):
+                continue
+            elif group == "encoder" and name == "heads.weight":
+                assert p[: 4 * 32].std().item() == pytest.approx(0.3 * (2 / 64) ** 0.5, rel=0.15)
+                assert p[4 * 32 :].std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.15)
+            elif group == "mapper" and name.startswith("branches") and name.endswith("2.weight"):
+                assert p.std().item() == pytest.approx(0.3 * (2 / 64) ** 0.5, rel=0.15)
+            elif p.ndim < 2:
                 assert p.abs().max() == 0, (group, name)
             elif p.numel() >= 500:
                 kind = next((end for end in factors if name.endswith(end)), "other")
@@ -373,11 +403,31 @@ def test_he_initialisation_and_zero_biases():
     assert measured["other"] > 30
 
 
+def test_codes_of_a_domain_start_alike_in_e_and_m_and_apart_from_other_domains():
+    nets = build_networks(MODEL.model_copy(update={"code_dim": 64, "encoder_widths": (16, 64)}), 3, 0)
+    y = torch.arange(3)
+    drawn = nets.mapper(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), y)
+    read = nets.encoder(images(3), y)
+    apart = torch.cdist(drawn, read)
+    assert (apart.diagonal() < 0.7 * (apart + 99 * torch.eye(3)).min(1).values).all()
+
+
+def test_tone_curve_by_hand():
+    """Knots at -1, 0, 1: 0.25 lies a quarter of the way from 0 to 1."""
+    x = torch.tensor([[[-1.0, 0.0], [0.25, 1.0]], [[-0.5, 0.5], [1.0, 1.0]]])[:, None]
+    knots = torch.tensor([[3.0, 1.0, -1.0], [0.0, 2.0, 2.0]])
+    expected = torch.tensor([[[3.0, 1.0], [0.5, -1.0]], [[1.0, 2.0], [2.0, 2.0]]])[:, None]
+    torch.testing.assert_close(along_curve(x, knots), expected)
+    x.requires_grad_()
+    along_curve(x, knots).sum().backward()
+    assert x.grad[0, 0, 1, 0] == -2  # slope of the piece it lies on
+
+
 def test_output_of_a_fresh_generator_is_in_the_linear_part_of_tanh():
     for name in GENERATORS:
         nets = build_networks(MODEL.model_copy(update={"generator": name}), 2, 0)
         x = images(4)
-        assert nets.generator(x, codes(4))[x > -1].abs().quantile(0.9) < 0.8
+        assert nets.generator(x, codes(4), codes(4, 1))[x > -1].abs().quantile(0.9) < 0.8
 
 
 def test_networks_follow_from_the_seed_alone():

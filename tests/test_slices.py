@@ -7,7 +7,7 @@ from conftest import DOMAINS
 from ummgat.config import DataConfig
 from ummgat.domain import DomainTable
 from ummgat.draw import Draw
-from ummgat.slices import SliceSampler, from_unit, index_volumes, selection_volumes, to_unit
+from ummgat.slices import Batch, SliceSampler, from_unit, index_volumes, selection_volumes, to_unit, trimmed
 from ummgat.study import GridRecord, ImageRecord, StudyRecord, write_study
 from ummgat.volume import Grid
 
@@ -272,3 +272,19 @@ def test_selection_volumes_of_a_subject_share_planes_and_crop(cohort_studies, st
 def test_selection_subject_without_a_known_domain_is_left_out(cohort_studies):
     table = DomainTable.from_names(["B/flair"])
     assert selection_volumes(cohort_studies, table, CONFIG) == []
+
+
+def test_trimmed_batch_keeps_all_brain_at_multiples_of_the_unit():
+    """Brain in rows 5 to 9 and columns 6 to 12, source and reference together; unit 4."""
+    x_src, x_ref = np.full((2, 2, 1, 20, 24), -1.0, np.float32)
+    x_src[0, 0, 5:8, 6:9] = 0.5
+    x_ref[1, 0, 7:10, 8:13] = 0.7
+    lesion = (x_src > 0).astype(np.float32)
+    y = np.zeros(2, np.int64)
+    whole = Batch(x_src, y, lesion, x_ref, y, lesion, np.zeros((2, 2, 3), np.float32))
+    cut = trimmed(whole, 4)
+    assert cut.origin == (4, 4)
+    for name in ("x_src", "lesion_src", "x_ref", "lesion_ref"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[:, :, 4:12, 4:16])
+    x_src[1, 0, 19, 23] = x_src[1, 0, 0, 0] = 0.1
+    assert trimmed(whole, 4).x_src.shape == x_src.shape

@@ -415,7 +415,7 @@ def answers(nets, x):
     y = torch.arange(4)
     codes = nets.mapper(torch.ones(4, 4), y)
     return {
-        "generator": nets.generator(x, torch.ones(4, 4).cumsum(1)),
+        "generator": nets.generator(x, torch.ones(4, 4).cumsum(1), torch.eye(4)),
         "encoder": nets.encoder(x, y + 4),  # lesion heads
         "mapper": codes,
         "discriminator": nets.discriminator(x, y),
@@ -430,7 +430,7 @@ def test_two_processes_learn_what_one_does_from_the_same_batch(go, cohort, cohor
     seed = next(s.seed for s in samplers if sorted(min(1, found) for found in pairs_by_half(s, 1)) == [0, 1])
     # Few and small steps: Adam magnifies rounding, and it grows from step to step.
     changes = {"train__batch": 4, "train__iterations": n, "train__seed": seed, "train__lr_generator": 1e-4}
-    changes["train__schedule"] = "literal"
+    changes["train__schedule"] = "alternating"
     child = process(tmp_path / "two", cohort, strict_draw, tiny_config(train__devices=2, **changes))
     single = go("one", **changes)
     assert finish(child).split() == ["1", "2"]  # the first process alone reports

@@ -54,10 +54,23 @@ class LossConfig(_Section):
     cycle: float = Field(1.0, ge=0)
     lesion: float = Field(1.0, ge=0, description="lesion-aware module; 0 switches it off")
     structure: float = Field(0.0, ge=0, description="local structure kept, contrast free; not in the paper")
-    position: float = Field(0.0, ge=0, description="blurred likeness to a reference at the start; not in the paper")
-    position_until: float = Field(0.4, gt=0, le=1, description="share of the run over which `position` falls to 0")
+    relation: float = Field(0.0, ge=0, description="likeness to the population's intensity curves; not in the paper")
+    relation_kept: float = Field(0.0, ge=0, le=1, description="share of `relation` that stays after the opening")
+    opening: tuple[float, float] = Field(
+        (0.0, 0.0),
+        description="shares of the run: until the first `relation` leads alone, by the second all weights are in",
+    )
     diversity: float = Field(0.0, ge=0)
     r1_gamma: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "LossConfig":
+        begin, end = self.opening
+        if not (0 <= begin < end <= 1 or (begin, end) == (0, 0)):
+            raise ValueError(
+                f"loss.opening {self.opening} must be two shares of the run in rising order, or 0 and 0 for none"
+            )
+        return self
 
 
 class TrainConfig(_Section):

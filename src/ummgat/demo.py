@@ -146,7 +146,11 @@ def _pictures(out: Path, model: TrainedModel, study: Study, truth: Study) -> Non
     rows = []
     for source, target in (("t1", "t2"), ("t2", "t1"), ("t1", "flair"), ("flair", "t1ce")):
         found = substitutes_for(
-            model, np.array(study.volume(source)), Domain(study.center, target), model.criteria["mode"]
+            model,
+            np.array(study.volume(source)),
+            Domain(study.center, source),
+            Domain(study.center, target),
+            model.criteria["mode"],
         )
         rows.append(
             (

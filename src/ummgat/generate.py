@@ -167,15 +167,15 @@ def _generate(
     reference_codes: Mapping[str, Tensor],
 ) -> Generated:
     mode = model.criteria["mode"] if request.mode == "auto" else request.mode
-    codes = _codes(model, target, mode, reference_codes)
-    answers = [translate_volume(model.nets.generator, volumes[q], codes[0], request.batch) for q in sources]
+    codes = {q: _codes(model, Domain(center, q), target, mode, reference_codes) for q in sources}
+    answers = [translate_volume(model.nets.generator, volumes[q], *codes[q][0], request.batch) for q in sources]
     weights, basis = _weights(model, center, target, sources, mode)
     volume = _combine(answers, weights)
     trust = None
     if request.with_reliability:
         nudged = [*answers]
         for q in sources:
-            nudged += nudged_translations(model.nets.generator, volumes[q], codes, request.batch)
+            nudged += nudged_translations(model.nets.generator, volumes[q], codes[q], request.batch)
         # A source may lack brain that another has; where it gave no answer, it does not disagree.
         nudged = [np.where((answer == 0) & (volume > 0), volume, answer) for answer in nudged]
         trust = reliability(disagreement([volume, *nudged]), volume > 0)
@@ -203,8 +203,10 @@ def _generate(
     return Generated(target, volume, trust, provenance, warnings)
 
 
-def _codes(model: TrainedModel, target: Domain, mode: str, reference_codes: Mapping[str, Tensor]) -> list[Tensor]:
-    """The code in use, then other estimates of the same domain's code."""
+def _codes(
+    model: TrainedModel, source: Domain, target: Domain, mode: str, reference_codes: Mapping[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Codes of target and source in use, then other estimates of the same."""
     stored: list[Literal["mapper", "mean"]] = ["mean", "mapper"]
     if mode == "reference":
         if target.sequence not in reference_codes:
@@ -212,10 +214,11 @@ def _codes(model: TrainedModel, target: Domain, mode: str, reference_codes: Mapp
                 f"No reference image for target {target}. Found references for {', '.join(reference_codes) or 'nothing'}; "
                 f"expected one for {target.sequence}. Give --reference {target.sequence}=FILE, or another --mode."
             )
-        return [reference_codes[target.sequence], model.code(target, "mean")]
+        own = model.code(source, "mean")
+        return [(reference_codes[target.sequence], own), (model.code(target, "mean"), own)]
     if mode not in stored:
         raise ValueError(f"Unknown code mode. Found {mode!r}; expected mapper, mean or reference. Choose one of these.")
-    return [model.code(target, m) for m in sorted(stored, key=lambda m: m != mode)]
+    return [(model.code(target, m), model.code(source, m)) for m in sorted(stored, key=lambda m: m != mode)]
 
 
 def _weights(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ummgat.config import LossConfig
 from ummgat.model.masked import brain_mask
 from ummgat.model.networks import Networks
+from ummgat.model.tone import along_curve
 
 Pass = Literal["latent", "reference"]
 Parts = dict[str, float]
@@ -30,34 +31,7 @@ class Tensors(NamedTuple):
     lesion_pairs: float
     """Pairs that count for the lesion loss in the whole batch, divided by the number of processes that share it."""
     origin: tuple[int, int] = (0, 0)
-    """Row and column at which the images were cut out of the training crop, see `trimmed`."""
-
-
-def trimmed(batch: Tensors, unit: int) -> Tensors:
-    """Cut away rows and columns in which no image of the batch has brain; views.
-
-    The generator gives the same answer either way, since it attends to brain only and is told the origin; the
-    arithmetic on background is saved. `unit` keeps its tokens where they were.
-    """
-    brain = (brain_mask(batch.x_src) + brain_mask(batch.x_ref)).sum((0, 1))
-    box, origin = [], []
-    for axis in (1, 0):
-        occupied = torch.nonzero(brain.sum(axis)).flatten()
-        start = int(occupied[0]) // unit * unit
-        box.append(slice(start, min(-(-(int(occupied[-1]) + 1 - start) // unit) * unit + start, brain.shape[1 - axis])))
-        origin.append(start)
-    rows, columns = box
-
-    def cut(x: Tensor) -> Tensor:
-        return x[:, :, rows, columns]
-
-    return batch._replace(
-        x_src=cut(batch.x_src),
-        lesion_src=cut(batch.lesion_src),
-        x_ref=cut(batch.x_ref),
-        lesion_ref=cut(batch.lesion_ref),
-        origin=(origin[0], origin[1]),
-    )
+    """Row and column at which the images were cut out of the training crop, see `slices.trimmed`."""
 
 
 def has_lesion_pair(batch: Tensors) -> Tensor:
@@ -110,29 +84,33 @@ def discriminator_loss(
 
 
 class Target(NamedTuple):
-    """What a pass translates to."""
+    """What a pass translates to, and from."""
 
     code: Tensor
     """s̃ (batch, code_dim): M_ỹ(z), or E_ỹ(x_ref) without gradient."""
+    source: Tensor
+    """sg E_y(x_src) (batch, code_dim)."""
     lesion_code: Tensor | None
     """sg E_{ỹ+N}(x_ref ⊙ m_ref) of the pairs that count; None without any, or with the lesion loss off."""
 
 
 def target_of(nets: Networks, batch: Tensors, kind: Pass, weights: LossConfig) -> Target:
-    """Codes to translate to. In the reference pass image and lesion share one call of the encoder."""
-    if kind == "latent":
-        return Target(nets.mapper(batch.z[0], batch.y_trg), None)
+    """Codes of a pass. All that the encoder says here comes from one call, without gradient."""
+    n = len(batch.x_src)
+    images, heads, regions = [batch.x_src], [batch.y_src], [brain_mask(batch.x_src)]
     pairs = has_lesion_pair(batch)
+    with_lesion = kind == "reference" and weights.lesion > 0 and bool(pairs.any())
+    if kind == "reference":
+        images, heads = [*images, batch.x_ref], [*heads, batch.y_trg]
+        regions = [*regions, brain_mask(batch.x_ref)]
+    if with_lesion:
+        images, heads = [*images, batch.x_ref[pairs]], [*heads, batch.y_trg[pairs] + nets.encoder.n_domains]
+        regions = [*regions, batch.lesion_ref[pairs]]
     with torch.no_grad():
-        if not weights.lesion or not bool(pairs.any()):
-            return Target(nets.encoder(batch.x_ref, batch.y_trg), None)
-        n = len(batch.x_ref)
-        codes = nets.encoder(
-            torch.cat([batch.x_ref, batch.x_ref[pairs]]),
-            torch.cat([batch.y_trg, batch.y_trg[pairs] + nets.encoder.n_domains]),
-            torch.cat([brain_mask(batch.x_ref), batch.lesion_ref[pairs]]),
-        )
-        return Target(codes[:n], codes[n:])
+        codes = nets.encoder(torch.cat(images), torch.cat(heads), torch.cat(regions))
+    if kind == "latent":
+        return Target(nets.mapper(batch.z[0], batch.y_trg), codes, None)
+    return Target(codes[n : 2 * n], codes[:n], codes[2 * n :] if with_lesion else None)
 
 
 def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> Tensor:
@@ -162,30 +140,56 @@ def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> 
     return 1.0 - (explained * mask).sum() / (var_x * mask).sum().clamp_min(1e-6)
 
 
-def position_loss(batch: Tensors, x_fake: Tensor, window: int = 5) -> Tensor:
-    """Mean absolute difference of blurred translation and blurred reference, where both have healthy brain.
+LESION_SHARE = 0.25
+"""Say of all lesions against all healthy brain in `relation_loss`. At 1 they delayed the turning of contrasts, counted by
+their pixels they were drowned, and oedema became dark in a FLAIR made from T2."""
 
-    The reference is another subject's slice of the target domain at about the same height. Over many references the
-    blurred target domain at each place is what minimises this: enough to say that ventricles are bright in T2, too
-    blurred to say where this subject's are. Meant for the start of training. Not in the paper; docs/decisions/0005.
+
+class Expected(NamedTuple):
+    """`ummgat.relation.Relations` in [-1, 1], as tensors on the device; NaN where unknown."""
+
+    curves: Tensor
+    """(n_domains, n_domains, knots), [source, target]."""
+    lesions: Tensor
+    """(n_domains,)"""
+
+
+def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
+    """Mean absolute difference of the translation from what the training cohort lets one expect.
+
+    In healthy brain that is a curve of the source's intensity per pair of domains, learnt from different subjects
+    (`ummgat.relation`): enough to say which contrasts invert, too coarse to be the answer. Lesions follow other curves
+    (oedema is bright in T2 and in FLAIR, fluid is not), so of them only the mean is compared, once per slice. What is
+    not known does not count. Not in the paper; see docs/decisions/0005.
 
     Parameters
     ----------
     batch : Tensors
     x_fake : Tensor (batch, 1, height, width)
-    window : int
-        Side of the blur in pixels.
+    expected : Expected
     """
-    healthy_src = brain_mask(batch.x_src) * (1 - batch.lesion_src)
-    healthy_ref = brain_mask(batch.x_ref) * (1 - batch.lesion_ref)
+    knots = expected.curves[batch.y_src, batch.y_trg]
+    known = knots.isfinite().all(1)
+    curve = along_curve(batch.x_src, torch.where(known[:, None], knots, 0.0))
+    brain = brain_mask(batch.x_src)
+    healthy = brain * (1 - batch.lesion_src) * known.view(-1, 1, 1, 1)
+    loss_healthy = ((x_fake - curve).abs() * healthy).sum() / healthy.sum().clamp_min(1.0)
+    lesion = brain * batch.lesion_src
+    size = lesion.sum((1, 2, 3))
+    mean = (x_fake * lesion).sum((1, 2, 3)) / size.clamp_min(1.0)
+    wanted = expected.lesions[batch.y_trg]
+    size = size * wanted.isfinite() * (batch.y_src != batch.y_trg)
+    return loss_healthy + LESION_SHARE * (size * (mean - wanted.nan_to_num()).abs()).sum() / size.sum().clamp_min(1.0)
 
-    def blurred(x: Tensor, mask: Tensor) -> Tensor:
-        weight = F.avg_pool2d(mask, window, stride=1, padding=window // 2).clamp_min(1e-3)
-        return F.avg_pool2d(x.float() * mask, window, stride=1, padding=window // 2) / weight
 
-    both = healthy_src * healthy_ref
-    difference = blurred(x_fake, healthy_src) - blurred(batch.x_ref, healthy_ref)
-    return (difference.abs() * both).sum() / both.sum().clamp_min(1.0)
+class Terms(NamedTuple):
+    """Weights of the terms of G's loss that change from step to step; 0 skips a term."""
+
+    adversarial: float
+    cycle: float
+    """Times its interval."""
+    relation: float
+    structure: float
 
 
 class GeneratorLoss(NamedTuple):
@@ -201,28 +205,34 @@ def generator_loss(
     batch: Tensors,
     kind: Pass,
     weights: LossConfig,
+    terms: Terms,
     target: Target,
     x_fake: Tensor,
-    cycle_weight: float,
-    position_weight: float,
-    structure_weight: float,
+    expected: Expected | None,
 ) -> GeneratorLoss:
     """L_adv + L_sty + L_cyc (+ L_sty_lesion in the reference pass, - diversity if asked for in the latent pass).
 
     Parameters
     ----------
+    weights : LossConfig
+        Those that stay the same over the run: style, lesion, diversity.
+    terms : Terms
+        Those that do not.
     target : Target
     x_fake : Tensor (batch, 1, height, width)
-        G(x_src, target.code), with gradient.
-    cycle_weight : float
-        Weight of the cycle term times its interval; 0 skips it.
-    position_weight, structure_weight : float
-        Weights of `position_loss` and `structure_loss` at this step; 0 skips them.
+        G(x_src, target.code, target.source), with gradient.
+    expected : Expected or None
+        For `relation_loss`; None skips it.
     """
     assert nets.discriminator is not None
     n = len(batch.x_src)
     mask = brain_mask(batch.x_src)
-    loss_adv = adversarial(nets.discriminator(x_fake, batch.y_trg).float(), True)
+    total = x_fake.new_zeros(())
+    parts: Parts = {}
+    if terms.adversarial > 0:
+        loss_adv = adversarial(nets.discriminator(x_fake, batch.y_trg).float(), True)
+        total = total + terms.adversarial * loss_adv
+        parts["g_adv"] = loss_adv.item()
     lesion: Tensor | None = None
     if target.lesion_code is None:
         code_fake = nets.encoder(x_fake, batch.y_trg, mask).float()
@@ -238,28 +248,27 @@ def generator_loss(
         # A factor of 1 with one process; with several, their mean becomes the mean over the pairs of all.
         lesion = lesion * (len(target.lesion_code) / batch.lesion_pairs)
     loss_sty = (target.code.float() - code_fake).abs().mean()
-    total = weights.adversarial * loss_adv + weights.style * loss_sty
-    parts = {"g_adv": loss_adv.item(), "style": loss_sty.item()}
-    if cycle_weight > 0:
-        code_src = nets.encoder(batch.x_src, batch.y_src)
-        x_rec = nets.generator(x_fake, code_src, mask, batch.origin)
+    total = total + weights.style * loss_sty
+    parts["style"] = loss_sty.item()
+    if terms.cycle > 0:
+        x_rec = nets.generator(x_fake, target.source, target.code.detach(), mask, batch.origin)
         # Mean over the image, as the paper writes it; background contributes exactly 0.
         loss_cyc = (batch.x_src - x_rec).abs().mean()
-        total = total + cycle_weight * loss_cyc
+        total = total + terms.cycle * loss_cyc
         parts["cycle"] = loss_cyc.item()
-    if position_weight > 0:
-        loss_position = position_loss(batch, x_fake)
-        total = total + position_weight * loss_position
-        parts["position"] = loss_position.item()
-    if structure_weight > 0:
+    if terms.relation > 0 and expected is not None:
+        loss_relation = relation_loss(batch, x_fake, expected)
+        total = total + terms.relation * loss_relation
+        parts["relation"] = loss_relation.item()
+    if terms.structure > 0:
         loss_structure = structure_loss(batch.x_src, x_fake, mask)
-        total = total + structure_weight * loss_structure
+        total = total + terms.structure * loss_structure
         parts["structure"] = loss_structure.item()
     if lesion is not None:
         total = total + weights.lesion * lesion
         parts["lesion"] = lesion.item()
     if weights.diversity > 0 and kind == "latent":
-        other = nets.generator(batch.x_src, nets.mapper(batch.z[1], batch.y_trg), mask, batch.origin)
+        other = nets.generator(batch.x_src, nets.mapper(batch.z[1], batch.y_trg), target.source, mask, batch.origin)
         spread = (x_fake - other.detach()).abs().mean()
         total = total - weights.diversity * spread
         parts["diversity"] = spread.item()

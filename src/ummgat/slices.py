@@ -57,6 +57,25 @@ class Batch(NamedTuple):
     y_trg: NDArray[np.int64]
     lesion_ref: NDArray[np.float32]
     z: NDArray[np.float32]
+    origin: tuple[int, int] = (0, 0)
+    """Row and column at which the images were cut out of the training crop, see `trimmed`."""
+
+
+def trimmed(batch: Batch, unit: int) -> Batch:
+    """Cut away rows and columns in which no image of the batch has brain; views.
+
+    The generator gives the same answer either way, since it attends to brain only and is told the origin; the
+    arithmetic on background is saved. `unit` keeps its tokens where they were.
+    """
+    brain = np.asarray(((batch.x_src > -1) | (batch.x_ref > -1)).any((0, 1)))
+    box, origin = [], []
+    for axis in (0, 1):
+        occupied = np.flatnonzero(brain.any(axis=1 - axis))
+        start, stop = int(occupied[0]) // unit * unit, -(-int(occupied[-1] + 1) // unit) * unit
+        box.append(slice(start, min(stop, brain.shape[axis])))
+        origin.append(start)
+    cut = {name: getattr(batch, name)[:, :, box[0], box[1]] for name in ("x_src", "lesion_src", "x_ref", "lesion_ref")}
+    return batch._replace(**cut, origin=(origin[0], origin[1]))
 
 
 def index_volumes(studies: Sequence[Study], draw: Draw, config: DataConfig) -> list[TrainingVolume]:

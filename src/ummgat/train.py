@@ -22,10 +22,11 @@ from ummgat.config import Config
 from ummgat.draw import Draw
 from ummgat.estimate import Estimate, estimate
 from ummgat.files import write_json
-from ummgat.losses import Parts, Tensors
+from ummgat.losses import Expected, Parts, Tensors
 from ummgat.matching import intensity_histogram
 from ummgat.model.networks import update_average
-from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes
+from ummgat.relation import relations
+from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes, trimmed
 from ummgat.study import Study
 from ummgat.train_state import TrainState, load_state, new_state, save_state
 from ummgat.train_step import Step
@@ -120,13 +121,19 @@ def train(
     if on_estimate is not None and first and state.step < config.train.iterations:
         on_estimate(_estimate(config, state, sampler, fabric.autocast, fabric.device))
     writer = _tensorboard(out, state.step) if first else None
-    step = Step(state.nets, state.optimizers, config, _gradient_averager(fabric))
+    step = Step(
+        state.nets,
+        state.optimizers,
+        config,
+        _gradient_averager(fabric),
+        _expected(config, volumes, len(table), fabric.device),
+    )
     records = _Averages()
     saved_at = time.monotonic()
     try:
         while state.step < config.train.iterations:
             began = time.monotonic()
-            whole = sampler.batch(state.step, config.train.batch, config.model.latent_dim)
+            whole = draw_batch(sampler, config, state.step)
             batch = to_tensors(whole, fabric.device, fabric.global_rank, fabric.world_size)
             with fabric.autocast():
                 parts = step.run(batch, state.step)
@@ -173,7 +180,29 @@ def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: in
         lesion_ref=tensor(batch.lesion_ref[own]),
         z=tensor(batch.z[:, own]),
         lesion_pairs=float(pairs.sum()) / world_size,
+        origin=batch.origin,
     )
+
+
+def draw_batch(sampler: SliceSampler, config: Config, step: int) -> Batch:
+    """The whole batch of a step; cut to the brain in the alternating schedule, before processes share it."""
+    batch = sampler.batch(step, config.train.batch, config.model.latent_dim)
+    unit = config.model.patch * 2 ** (len(config.model.depths) - 1)
+    return trimmed(batch, unit) if config.train.schedule == "alternating" else batch
+
+
+def _expected(
+    config: Config, volumes: Sequence[TrainingVolume], n_domains: int, device: torch.device
+) -> Expected | None:
+    """What the relation loss compares to; learnt again from the same volumes when a run goes on."""
+    if not config.loss.relation:
+        return None
+    found = relations(volumes, n_domains)
+    for source, target in np.argwhere(np.isnan(found.curves).any(-1)):
+        log.warning(
+            "No two subjects relate domain %d to %d: the relation loss leaves this direction out", source, target
+        )
+    return Expected(*(torch.from_numpy(values / 127.5 - 1).to(device) for values in found))
 
 
 def _set_threads(config: Config) -> None:
@@ -225,7 +254,7 @@ def _estimate(
     autocast: Callable[[], AbstractContextManager[Any]],
     device: torch.device,
 ) -> Estimate:
-    batch = to_tensors(sampler.batch(0, config.train.batch, config.model.latent_dim), device)
+    batch = to_tensors(draw_batch(sampler, config, 0), device)
     with autocast():
         return estimate(config, state.nets, batch, config.train.iterations - state.step)
 
@@ -318,7 +347,8 @@ def translated_grid(model: TrainedModel, probe: Probe) -> NDArray[np.float32] | 
         if own:
             x = own[0][len(own[0]) // 2][None]
             codes = model.codes[model.criteria["mode"]]
-            images = [x, *(translate_slices(model.nets.generator, x.to(codes.device), code).cpu() for code in codes)]
+            source = x.to(codes.device)
+            images = [x, *(translate_slices(model.nets.generator, source, c, codes[domain]).cpu() for c in codes)]
             rows.append(torch.cat([image[0, 0].flip(0) for image in images], dim=1))
     return (torch.cat(rows).float() / 2 + 0.5).numpy() if rows else None
 

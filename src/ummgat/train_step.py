@@ -3,7 +3,7 @@
 literal      D on the latent pass, D on the reference pass, G+E+M on the latent pass, G (+ E's lesion heads) on the
              reference pass. Every pass translates anew; R1 at every step of D.
 alternating  one kind of pass per iteration, latent and reference in turn; D and G share one translation; R1 and the
-             cycle loss at intervals, weighted by them; rows and columns without brain are cut off first.
+             cycle loss at intervals, weighted by them. Its batches come cut to the brain (`slices.trimmed`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ummgat.config import Config, TrainConfig
-from ummgat.losses import Parts, Pass, Target, Tensors, discriminator_loss, generator_loss, target_of, trimmed
+from ummgat.losses import (
+    Expected,
+    Parts,
+    Pass,
+    Target,
+    Tensors,
+    Terms,
+    discriminator_loss,
+    generator_loss,
+    target_of,
+)
 from ummgat.model.masked import brain_mask
 from ummgat.model.networks import Networks
 
@@ -62,15 +72,20 @@ def set_learning_rates(optimizers: Optimizers, config: TrainConfig, step: int) -
             group["lr"] = getattr(config, f"lr_{name}") * factor
 
 
-def opening_weights(config: Config, step: int) -> tuple[float, float]:
-    """Weights of the position and the structure loss at `step`; computed from it, so that resuming changes nothing.
+def terms_at(config: Config, step: int, cycle: float) -> Terms:
+    """Weights of G's loss at `step`; computed from it, so that resuming changes nothing.
 
-    Position falls linearly to 0 over the first `position_until` of the run, and structure rises towards the end of
-    that: it is blind to the sign of a contrast, and would lock in a wrong one if it came first.
+    With a relation loss the run has an opening. Until its first mark the relation leads alone, so that every direction
+    first learns which contrasts invert: the adversarial loss would rather be fooled by texture than wait for that, and
+    the structure loss, blind to sign, would lock a wrong one in. Up to the second mark both rise, and relation falls.
     """
     loss = config.loss
-    opening = max(0.0, 1.0 - step / (loss.position_until * config.train.iterations)) if loss.position > 0 else 0.0
-    return loss.position * opening, loss.structure * (1.0 - opening) ** 4
+    if not loss.relation:
+        return Terms(loss.adversarial, cycle, 0.0, loss.structure)
+    begin, end = (mark * config.train.iterations for mark in loss.opening)
+    done = 1.0 if step >= end else max(0.0, (step - begin) / (end - begin))
+    relation = loss.relation * (1 - (1 - loss.relation_kept) * done)
+    return Terms(loss.adversarial * done, cycle, relation, loss.structure * done)
 
 
 @contextmanager
@@ -93,6 +108,8 @@ class Step:
     optimizers: Optimizers
     config: Config
     average_gradients: AverageGradients
+    expected: Expected | None = None
+    """For the relation loss; None where its weight is 0."""
 
     def run(self, batch: Tensors, step: int) -> Parts:
         """Do iteration `step` by the configured schedule; returns the parts of the losses."""
@@ -119,7 +136,6 @@ class Step:
         """One kind of pass, one translation; intervals count pairs of iterations, so that both kinds get every term."""
         weights, train, pair = self.config.loss, self.config.train, step // 2
         kind: Pass = "latent" if step % 2 == 0 else "reference"
-        batch = trimmed(batch, self.nets.generator.unit)
         target = target_of(self.nets, batch, kind, weights)
         x_fake = self._translate(batch, target)
         r1 = weights.r1_gamma * train.r1_every if pair % train.r1_every == 0 else 0.0
@@ -128,7 +144,7 @@ class Step:
         return parts | self._generate(batch, kind, target, x_fake, cycle, step)
 
     def _translate(self, batch: Tensors, target: Target) -> Tensor:
-        return self.nets.generator(batch.x_src, target.code, brain_mask(batch.x_src), batch.origin)
+        return self.nets.generator(batch.x_src, target.code, target.source, brain_mask(batch.x_src), batch.origin)
 
     def _discriminate(self, batch: Tensors, x_fake: Tensor, r1_weight: float) -> Parts:
         """D learns."""
@@ -149,8 +165,8 @@ class Step:
         for optimizer in (optimizers.generator, optimizers.encoder, optimizers.mapper):
             optimizer.zero_grad(set_to_none=True)
         with _frozen(nets.discriminator):
-            weights = opening_weights(self.config, step)
-            loss = generator_loss(nets, batch, kind, self.config.loss, target, x_fake, cycle_weight, *weights)
+            terms = terms_at(self.config, step, cycle_weight)
+            loss = generator_loss(nets, batch, kind, self.config.loss, terms, target, x_fake, self.expected)
             if kind == "latent":
                 loss.total.backward()
             else:

@@ -11,7 +11,9 @@ from ummgat.slices import from_unit, to_unit
 
 
 @torch.inference_mode()
-def translate_volume(generator: UShape, volume: NDArray[np.uint8], code: Tensor, batch: int = 16) -> NDArray[np.uint8]:
+def translate_volume(
+    generator: UShape, volume: NDArray[np.uint8], code: Tensor, source: Tensor, batch: int = 16
+) -> NDArray[np.uint8]:
     """Translate every plane that has brain.
 
     Parameters
@@ -19,8 +21,8 @@ def translate_volume(generator: UShape, volume: NDArray[np.uint8], code: Tensor,
     generator : UShape
     volume : ndarray (plane, row, column), uint8
         Brain 1–255, background 0. Whole head; any size.
-    code : Tensor (code_dim,)
-        One code for all planes: a code per plane would flicker.
+    code, source : Tensor (code_dim,)
+        Of the target and of what `volume` is. One for all planes: a code per plane would flicker.
     batch : int
         Planes at once.
 
@@ -37,7 +39,8 @@ def translate_volume(generator: UShape, volume: NDArray[np.uint8], code: Tensor,
         part = np.ascontiguousarray(volume[chosen])
         rows, columns, origin = _brain_box(part, generator.unit)
         x = torch.from_numpy(to_unit(part[:, rows, columns]))[:, None].to(device)
-        y = from_unit(generator(x, code.expand(len(x), -1), origin=origin)[:, 0].cpu().numpy())
+        codes = (s.expand(len(x), -1) for s in (code, source))
+        y = from_unit(generator(x, *codes, origin=origin)[:, 0].cpu().numpy())
         # In 32 bits tanh may reach -1, the value of background.
         out[chosen, rows, columns] = np.where(part[:, rows, columns] > 0, np.maximum(y, 1), 0)
     return out
@@ -53,7 +56,7 @@ def _brain_box(part: NDArray[np.uint8], unit: int) -> tuple[slice, slice, tuple[
 
 
 @torch.inference_mode()
-def translate_slices(generator: UShape, x: Tensor, code: Tensor, batch: int = 16) -> Tensor:
-    """Translate (n, 1, height, width) slices with one code (code_dim,), in batches."""
-    parts = [generator(part, code.expand(len(part), -1)) for part in x.split(batch)]
+def translate_slices(generator: UShape, x: Tensor, code: Tensor, source: Tensor, batch: int = 16) -> Tensor:
+    """Translate (n, 1, height, width) slices from one source code to one target code (code_dim,), in batches."""
+    parts = [generator(part, code.expand(len(part), -1), source.expand(len(part), -1)) for part in x.split(batch)]
     return torch.cat(parts) if parts else torch.full_like(x, BACKGROUND)

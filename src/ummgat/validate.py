@@ -113,8 +113,8 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
                 if not own:
                     continue
                 x = torch.cat([v for _, v in own])
-                fake = translate_slices(nets.generator, x, table_codes[trg])
-                back = translate_slices(nets.generator, _perturbed(fake), table_codes[src])
+                fake = translate_slices(nets.generator, x, table_codes[trg], table_codes[src])
+                back = translate_slices(nets.generator, _perturbed(fake), table_codes[src], table_codes[trg])
                 brain = x > -1
                 nearest = torch.cdist(nets.encoder.features(fake), centroids).argmin(1)
                 paired = [

@@ -29,11 +29,13 @@ Row = dict[str, Any]
 Volume = NDArray[np.uint8]
 
 
-def substitutes_for(model: TrainedModel, source: Volume, target: Domain, mode: str) -> dict[str, Volume]:
-    """What can stand in for a missing `target` when `source` (plane, row, column) is there."""
-    code = model.codes[mode][model.table.index(target)]
+def substitutes_for(
+    model: TrainedModel, source: Volume, domain: Domain, target: Domain, mode: str
+) -> dict[str, Volume]:
+    """What can stand in for a missing `target` when `source` (plane, row, column) of `domain` is there."""
+    code, own = (model.codes[mode][model.table.index(d)] for d in (target, domain))
     return {
-        "generated": translate_volume(model.nets.generator, source, code),
+        "generated": translate_volume(model.nets.generator, source, code, own),
         "matched": match_histogram(source, model.histograms[model.table.index(target)]),
         "copied": source,
         "empty": np.zeros_like(source),
@@ -74,12 +76,12 @@ def measure(
         lesion = truth.lesion()
         sources = [q for q in study.acquired if Domain(study.center, q) in model.table]
         for source in sources:
-            voxels = np.array(study.volume(source))
+            voxels, domain = np.array(study.volume(source)), Domain(study.center, source)
             for target in model.table.sequences_of(study.center):
                 if target == source or target not in truth.sequences:
                     continue
                 true = np.array(truth.volume(target))
-                stand_ins = substitutes_for(model, voxels, Domain(study.center, target), mode)
+                stand_ins = substitutes_for(model, voxels, domain, Domain(study.center, target), mode)
                 for name, image in stand_ins.items():
                     for row in _score(image, true, lesion):
                         about = {"subject": study.subject, "center": study.center, "source": source, "target": target}

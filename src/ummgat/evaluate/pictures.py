@@ -87,8 +87,8 @@ def direction_grid(model: TrainedModel, study: Study, truth: Study, path: Path, 
         voxels = np.array(study.volume(source))
         show(axes[i + 1, 0], voxels[plane][box], f"source {source}")
         for j, target in enumerate(sequences):
-            code = codes[model.table.index(Domain(study.center, target))]
-            fake = translate_volume(model.nets.generator, voxels[plane : plane + 1], code)[0]
+            code, own = (codes[model.table.index(Domain(study.center, q))] for q in (target, source))
+            fake = translate_volume(model.nets.generator, voxels[plane : plane + 1], code, own)[0]
             show(axes[i + 1, j + 1], fake[box], f"generated {target}")
     figure.suptitle(
         f"{study.subject}, center {study.center}, plane {plane}: generated images are not scans", fontsize=8

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ummgat.model.codes import unit
 from ummgat.model.masked import BACKGROUND, brain_mask
 
 
@@ -93,6 +94,7 @@ class SequenceEncoder(nn.Module):
         Returns
         -------
         Tensor (batch, code_dim)
+            Of zero mean and unit variance, see `ummgat.model.codes`.
         """
         codes = self.heads(self.features(x, region)).view(len(x), 2 * self.n_domains, self.code_dim)
-        return codes[torch.arange(len(x), device=x.device), y]
+        return unit(codes[torch.arange(len(x), device=x.device), y])

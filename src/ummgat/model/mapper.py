@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ummgat.model.codes import unit
+
 
 class Mapper(nn.Module):
     """Shared MLP, then a branch per domain."""
@@ -23,7 +25,7 @@ class Mapper(nn.Module):
         )
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """(batch, latent_dim) noise and (batch,) domain indices → (batch, code_dim)."""
+        """(batch, latent_dim) noise and (batch,) domain indices → (batch, code_dim), of zero mean and unit variance."""
         h = self.shared(z)
         codes = torch.stack([branch(h) for branch in self.branches], dim=1)
-        return codes[torch.arange(len(z), device=z.device), y]
+        return unit(codes[torch.arange(len(z), device=z.device), y])

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ummgat.model.tone import ToneCurve
+
 BACKGROUND = -1.0
 """Value of background pixels; exactly this, everywhere."""
 
@@ -162,6 +164,7 @@ class PixelHead(nn.Module):
         self.conv = Convolution(2 * n_pixels, n_pixels)
         self.norm_out = MaskedAdaIN(n_pixels, code_dim)
         self.out = nn.Linear(n_pixels, 1)
+        self.tone = ToneCurve(code_dim)
 
     def forward(self, features: Tensor, x: Tensor, mask: Tensor, code: Tensor) -> Tensor:
         """Draw the image.
@@ -183,7 +186,7 @@ class PixelHead(nn.Module):
         h = self.norm_in(torch.cat([features, pixels], dim=-1), mask, code)
         h = F.gelu(self.norm_mid(self.mix(h) * mask, mask, code))
         h = F.gelu(self.norm_out(self.conv(h, mask), mask, code))
-        image = torch.tanh(self.out(h).float())
+        image = torch.tanh((self.out(h) + self.tone(channels_last(x), code)).float())
         return channels_first(torch.where(mask > 0, image, BACKGROUND))
 
 

@@ -69,9 +69,27 @@ def build_networks(config: ModelConfig, n_domains: int, seed: int) -> Networks:
                 nn.init.kaiming_normal_(parameter, generator=generator)
                 if name in ("head.out.weight", "head.weight", "statistics.out.weight"):
                     parameter.data.mul_(0.1)  # tanh and the logits of D start in their linear part
-                elif name.endswith("affine.weight"):
-                    parameter.data.mul_(0.3)  # γ and β start as corrections, not as noise
+                elif name.endswith(("affine.weight", "tone.knots.weight")):
+                    parameter.data.mul_(0.1 if "tone" in name else 0.3)  # γ and β start as corrections, not as noise
+    _same_start(nets, n_domains, generator)
     return nets
+
+
+@torch.no_grad()
+def _same_start(nets: Networks, n_domains: int, generator: torch.Generator) -> None:
+    """Let the codes of a domain start near one random point, the same for E and M.
+
+    From separate starts G spent its first hundred steps waiting until both had agreed on where a domain lies.
+    """
+    points = torch.randn((n_domains, nets.encoder.code_dim), generator=generator)
+    heads = nets.encoder.heads
+    rows = points.numel()  # heads of domains come before those of lesions
+    heads.bias[:rows] = points.flatten()
+    heads.weight[:rows] *= 0.3
+    for branch, point in zip(nets.mapper.branches, points, strict=True):
+        last = branch[-1]  # type: ignore[index]  # a Sequential
+        last.bias.copy_(point)
+        last.weight.mul_(0.3)
 
 
 def moving_average_of(nets: Networks) -> Networks:

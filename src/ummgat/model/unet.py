@@ -6,12 +6,11 @@ A backbone is a block; `SwinUnet`, ConvNeXt and attention-gated U-Nets differ in
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ummgat.config import ModelConfig
+from ummgat.model.codes import unit
 from ummgat.model.masked import MaskedAdaIN, PixelHead, Place, Up, channels_first, channels_last, coarser, frame
-from ummgat.model.statistics import StatisticsMlp
 
 MakeBlock = Callable[[int, int, int, int], nn.Module]
 """(scale, index in its stage, width, code_dim) → block called as block(h, place, code)."""
@@ -21,7 +20,7 @@ MakeGate = Callable[[int], nn.Module]
 
 
 class UShape(nn.Module):
-    """Generator G(x, s).
+    """Generator G(x, s, s_src).
 
     Parameters
     ----------
@@ -46,9 +45,8 @@ class UShape(nn.Module):
         coarsest = len(depths) - 1
         widths = [width * 2**i for i in range(len(depths))]
 
-        # The sign of a contrast depends on source and target together, which a code of the target alone cannot carry.
-        # The source is read from its own statistics, so the call stays G(x, s).
-        self.reader = StatisticsMlp(code_dim)
+        # The sign of a contrast depends on source and target together, which a code of the target alone cannot carry,
+        # and which sequence a slice shows cannot be read from it surely enough: see docs/decisions/0003.
         self.join_codes = nn.Sequential(
             nn.Linear(3 * code_dim, 2 * code_dim), nn.GELU(), nn.Linear(2 * code_dim, code_dim)
         )
@@ -70,7 +68,9 @@ class UShape(nn.Module):
         self.to_pixels = Up(width, 2 * pixel_width, patch)
         self.head = PixelHead(2 * pixel_width, pixel_width, code_dim)
 
-    def forward(self, x: Tensor, code: Tensor, mask: Tensor | None = None, origin: tuple[int, int] = (0, 0)) -> Tensor:
+    def forward(
+        self, x: Tensor, code: Tensor, source: Tensor, mask: Tensor | None = None, origin: tuple[int, int] = (0, 0)
+    ) -> Tensor:
         """Translate.
 
         Parameters
@@ -78,6 +78,9 @@ class UShape(nn.Module):
         x : Tensor (batch, 1, height, width)
             Source slices in [-1, 1], background exactly -1. Any size.
         code : Tensor (batch, code_dim)
+            Of the target.
+        source : Tensor (batch, code_dim)
+            Code of what `x` is: from the encoder, or the stored one of its domain.
         mask : Tensor (batch, 1, height, width), optional
             Brain. Default: where `x` is not background.
         origin : (int, int)
@@ -91,8 +94,7 @@ class UShape(nn.Module):
         """
         height, width = x.shape[-2:]
         x, place_pixels = frame(x, mask, origin, self.unit)
-        source = unit(self.reader(x, channels_first(place_pixels.mask)))
-        code = unit(code.to(source.dtype))
+        source, code = unit(source), unit(code)
         # The product lets one linear map say "invert if T1 to T2, but not if T2 to T2".
         code = unit(self.join_codes(torch.cat([code, source, code * source], dim=1)))
         places = [coarser(place_pixels, self.patch)]
@@ -116,11 +118,6 @@ class UShape(nn.Module):
             h = _through(self.decoder[i], h, places[i], code)
         features = self.to_pixels(h, places[0].mask, place_pixels.mask)
         return self.head(features, x, place_pixels.mask, code)[..., :height, :width]
-
-
-def unit(code: Tensor) -> Tensor:
-    """Bring a code to zero mean and unit variance, so that no code shouts."""
-    return F.layer_norm(code, code.shape[-1:])
 
 
 def _through(stage: nn.Module, h: Tensor, place: Place, code: Tensor) -> Tensor:

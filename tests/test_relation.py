@@ -1,0 +1,129 @@
+"""Curves between domains, learnt from subjects that share no pair, with answers one can work out."""
+
+import numpy as np
+import pytest
+
+from ummgat.relation import BINS, KNOTS, LEAST_OVERLAP, relations
+from ummgat.slices import TrainingVolume
+from ummgat.study import GridRecord, ImageRecord, StudyRecord, write_study
+from ummgat.volume import Grid
+
+SHAPE = (40, 44, 36)
+
+
+def anatomy(seed=0, smooth=True):
+    """A map in [0, 1] that all subjects share."""
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    if smooth:
+        return np.clip(0.5 + 0.5 * np.sin(3 * z + 2 * y) * np.cos(2 * x), 0, 1)
+    return np.random.default_rng(seed).random(SHAPE)
+
+
+def volume(folder, subject, sequence, domain, values, *, lesion=None, crop=0):
+    """One subject's prepared volume; `crop` empties that many planes, which a stretched frame must undo."""
+    grid = GridRecord.of(Grid.of(SHAPE[::-1], np.eye(4)))
+    image = np.clip(np.rint(values), 1, 255).astype(np.uint8)
+    labels = None if lesion is None else lesion.astype(np.uint8)
+    if crop:
+        image = np.pad(image, ((crop, 0), (0, 0), (0, 0)))[:-crop]
+    record = StudyRecord(
+        subject=subject,
+        center="A",
+        grid=grid,
+        original_grid=grid,
+        images={sequence: ImageRecord(file=f"{sequence}.nii")},
+        labels_file=None if labels is None else "labels.nii",
+        brain_voxels=int((image > 0).sum()),
+    )
+    study = write_study(folder / f"{subject}_{sequence}", record, {sequence: image}, labels)
+    none = np.zeros(0)
+    return TrainingVolume(study, sequence, domain, none.astype(int), none, none.astype(bool), (0, 0))
+
+
+def dark_is_bright(folder, **changes):
+    """Domain 0 shows the anatomy, domain 1 its negative; nobody has both."""
+    up, down = 20 + 200 * anatomy(), 220 - 200 * anatomy()
+    own = [volume(folder, f"a{i}", "t1", 0, up, **changes) for i in range(2)]
+    return own + [volume(folder, f"b{i}", "t2", 1, down, **changes) for i in range(2)]
+
+
+KNOT_VALUES = np.linspace(0, 255, KNOTS)
+SEEN = (KNOT_VALUES > 25) & (KNOT_VALUES < 215)
+
+
+def test_aligned_negatives_give_the_inverting_curve_and_the_diagonal_is_the_identity(tmp_path):
+    found = relations(dark_is_bright(tmp_path), 2)
+    assert found.curves.shape == (2, 2, KNOTS)
+    assert found.curves.dtype == np.float32
+    for source, target in ((0, 1), (1, 0)):
+        np.testing.assert_allclose(found.curves[source, target][SEEN], 240 - KNOT_VALUES[SEEN], atol=256 / BINS)
+    for domain in range(2):
+        np.testing.assert_allclose(found.curves[domain, domain], np.clip(KNOT_VALUES, 1, 255))
+    assert np.isnan(found.lesions).all()
+
+
+def test_brains_of_other_extent_are_stretched_to_one_frame(tmp_path):
+    """Domain 1 was cut off at the bottom by 4 planes of 40: a shift would misplace all, a stretch hardly anything."""
+    volumes = dark_is_bright(tmp_path)
+    down = 220 - 200 * anatomy()
+    volumes[2:] = [volume(tmp_path, f"c{i}", "t2", 1, down, crop=4) for i in range(2)]
+    found = relations(volumes, 2)
+    np.testing.assert_allclose(found.curves[0, 1][SEEN], 240 - KNOT_VALUES[SEEN], atol=25)
+
+
+def test_flattening_by_poor_overlap_is_undone(tmp_path):
+    """Half of each brain's variance is its own: curves across subjects flatten, and steepening brings the slope back."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal(SHAPE)
+    volumes = []
+    for i in range(6):
+        own = (shared + rng.standard_normal(SHAPE)) / 2**0.5
+        sequence, domain, sign = ("t1", 0, 1) if i < 3 else ("t2", 1, -1)
+        volumes.append(volume(tmp_path, f"s{i}", sequence, domain, 128 + sign * 25 * own))
+    curve = relations(volumes, 2).curves[0, 1]
+    middle = (KNOT_VALUES > 90) & (KNOT_VALUES < 165)
+    slope = np.polyfit(KNOT_VALUES[middle], curve[middle], 1)[0]
+    assert slope == pytest.approx(-1, abs=0.15)  # -0.5 as found
+
+
+def test_a_curve_never_varies_more_than_its_target_domain_nor_is_steepened_without_end(tmp_path):
+    """Brains that share nothing relate by chance alone: what noise says is not blown up."""
+    noise = [volume(tmp_path, f"n{i}", "t1", 0, 255 * anatomy(i, smooth=False)) for i in range(2)]
+    flat = [volume(tmp_path, f"f{i}", "t2", 1, 100 + 4 * anatomy(7 + i, smooth=False)) for i in range(2)]
+    curve = relations([*noise, *flat], 2).curves[0, 1]
+    assert np.ptp(curve) < 4 / LEAST_OVERLAP
+    assert curve.mean() == pytest.approx(102, abs=1)
+
+
+def test_pairs_of_one_subject_do_not_count(tmp_path):
+    """s0 has both sequences, and they are a lie: the only honest pair of different subjects says otherwise."""
+    up, down = 20 + 200 * anatomy(), 220 - 200 * anatomy()
+    volumes = [
+        volume(tmp_path, "s0", "t1", 0, up),
+        volume(tmp_path, "s0", "t2", 1, up),
+        volume(tmp_path, "s1", "t2", 1, down),
+    ]
+    found = relations(volumes, 2)
+    np.testing.assert_allclose(found.curves[0, 1][SEEN], 240 - KNOT_VALUES[SEEN], atol=256 / BINS)
+    alone = relations(volumes[:2], 2)
+    assert np.isnan(alone.curves[0, 1]).all()
+    assert np.isfinite(alone.curves[0, 0]).all()
+
+
+def test_lesions_are_left_out_of_curves_and_averaged_per_subject(tmp_path):
+    """A large bright lesion in one subject and a small darker one in the other: 200 and 100 count alike."""
+    boxes = []
+    for half in (14, 5):
+        box = np.zeros(SHAPE, bool)
+        box[20 - half : 20 + half, 22 - half : 22 + half, 18 - half : 18 + half] = True
+        boxes.append(box)
+    up, down = 20 + 200 * anatomy(), 220 - 200 * anatomy()
+    volumes = [
+        volume(tmp_path, f"a{i}", "t1", 0, np.where(box, grey, up), lesion=box)
+        for i, (box, grey) in enumerate(zip(boxes, (200, 100), strict=True))
+    ]
+    volumes += [volume(tmp_path, f"b{i}", "t2", 1, down) for i in range(2)]
+    found = relations(volumes, 2)
+    assert found.lesions[0] == pytest.approx(150, abs=1)
+    assert np.isnan(found.lesions[1])
+    np.testing.assert_allclose(found.curves[0, 1][SEEN], 240 - KNOT_VALUES[SEEN], atol=256 / BINS)
