@@ -6,7 +6,7 @@ from conftest import slices
 from ummgat.kid import RandomFeatures, kernel_distance
 from ummgat.matching import intensity_histogram, match_histogram
 from ummgat.metrics import flicker, gradient_energy, image_scores, rank_correlation, ssim_map
-from ummgat.reliability import FULL_DISTRUST, disagreement, reliability
+from ummgat.reliability import FULL_DISTRUST, ambiguity, disagreement, reliability
 
 SHAPE = (4, 16, 18)
 
@@ -208,9 +208,18 @@ def test_disagreement_by_hand_far_from_the_edge(brain):
 
 
 def test_larger_spread_is_less_reliable_and_never_below_1_in_the_brain(brain):
-    spreads = np.array([0, 1, 8, 32, 63, 64, 200], np.float32)
+    spreads = np.array([0, 1, 12, 48, 95, 96, 200], np.float32)
     percent = reliability(spreads, np.ones(7, bool))
-    assert percent.tolist() == [100, 98, 88, 50, 2, 1, 1]
+    assert percent.tolist() == [100, 99, 88, 50, 1, 1, 1]
+
+
+def test_ambiguity_follows_the_curve_of_the_source_and_stays_in_the_brain(brain):
+    """Knots at 0, 127.5 and 255: intensity 51 lies two fifths of the way from 10 to 30."""
+    source = np.where(brain, 51, 0).astype(np.uint8)
+    found = ambiguity(source, np.array([10.0, 30.0, 5.0]))
+    np.testing.assert_allclose(found[brain], 18, rtol=1e-4)
+    assert (found[~brain] == 0).all()
+    assert not ambiguity(source, np.full(3, np.nan)).any()
 
 
 def test_one_disagreeing_voxel_is_found_where_it_is(volume, brain):

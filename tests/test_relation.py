@@ -60,6 +60,20 @@ def test_aligned_negatives_give_the_inverting_curve_and_the_diagonal_is_the_iden
     for domain in range(2):
         np.testing.assert_allclose(found.curves[domain, domain], np.clip(KNOT_VALUES, 1, 255))
     assert np.isnan(found.lesions).all()
+    assert not found.spreads[[0, 1], [0, 1]].any()
+    assert found.spreads.max() < 256 / BINS  # brains that agree leave nothing open
+
+
+def test_spread_is_large_where_one_intensity_goes_with_several(tmp_path):
+    """Bright in domain 0 is 120 in domain 1; dark in domain 0 is 40 or 200, half each."""
+    bright = anatomy() > 0.5
+    half = np.broadcast_to(np.arange(SHAPE[2]) % 2 == 0, SHAPE)
+    first, second = np.where(bright, 200, 50), np.where(bright, 120, np.where(half, 40, 200))
+    volumes = [volume(tmp_path, f"a{i}", "t1", 0, first) for i in range(2)]
+    volumes += [volume(tmp_path, f"b{i}", "t2", 1, second) for i in range(2)]
+    spread = relations(volumes, 2).spreads[0, 1]
+    assert np.interp(50, KNOT_VALUES, spread) == pytest.approx(80, abs=3)
+    assert np.interp(200, KNOT_VALUES, spread) < 5
 
 
 def test_brains_of_other_extent_are_stretched_to_one_frame(tmp_path):
@@ -107,6 +121,7 @@ def test_pairs_of_one_subject_do_not_count(tmp_path):
     np.testing.assert_allclose(found.curves[0, 1][SEEN], 240 - KNOT_VALUES[SEEN], atol=256 / BINS)
     alone = relations(volumes[:2], 2)
     assert np.isnan(alone.curves[0, 1]).all()
+    assert np.isnan(alone.spreads[0, 1]).all()
     assert np.isfinite(alone.curves[0, 0]).all()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ummgat import __version__
 from ummgat.domain import Domain, check_sequence
-from ummgat.reliability import disagreement, nudged_translations, reliability
+from ummgat.reliability import ambiguity, disagreement, nudged_translations, reliability
 from ummgat.slices import to_unit
 from ummgat.translate import translate_volume
 from ummgat.validate import unpaired_score
@@ -178,7 +178,13 @@ def _generate(
             nudged += nudged_translations(model.nets.generator, volumes[q], codes[q], request.batch)
         # A source may lack brain that another has; where it gave no answer, it does not disagree.
         nudged = [np.where((answer == 0) & (volume > 0), volume, answer) for answer in nudged]
-        trust = reliability(disagreement([volume, *nudged]), volume > 0)
+        index = model.table.index
+        open_to = np.zeros(volume.shape, np.float32)
+        for q, weight in zip(sources, weights, strict=True):
+            open_to += np.float32(weight) * ambiguity(
+                volumes[q], model.spreads[index(Domain(center, q)), index(target)]
+            )
+        trust = reliability(np.hypot(disagreement([volume, *nudged]), open_to), volume > 0)
     warnings = [NO_CONTRAST] if target.sequence == "t1ce" and "t1ce" not in sources else []
     spacing = model.config.data.spacing_mm
     provenance = {

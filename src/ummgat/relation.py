@@ -25,6 +25,9 @@ FRAME = (48, 60, 48)
 LEAST_OVERLAP = 1 / 3
 """Slopes below this are noise: a curve is never steepened more than threefold."""
 
+MOST_BRAINS = 60
+"""Volumes per domain that are looked at, evenly spaced over the cohort: more would not change a curve."""
+
 LEAST_COUNT = 200
 """Pairs of voxels below which a bin of a curve is filled from its neighbours."""
 
@@ -33,9 +36,22 @@ class _Brain(NamedTuple):
     """One volume in the common frame, flattened."""
 
     subject: str
-    values: NDArray[np.float32]
+    values: NDArray[np.uint8]
     healthy: NDArray[np.bool_]
     lesion: NDArray[np.bool_]
+
+
+class _Sums(NamedTuple):
+    """Over brains, at each point of the frame, healthy voxels only."""
+
+    n: NDArray[np.float32]
+    values: NDArray[np.float32]
+    squares: NDArray[np.float32]
+
+    def without(self, brain: _Brain) -> "_Sums":
+        """Take one brain out."""
+        values = np.where(brain.healthy, brain.values, 0).astype(np.float32)
+        return _Sums(self.n - brain.healthy, self.values - values, self.squares - values**2)
 
 
 class Relations(NamedTuple):
@@ -45,6 +61,9 @@ class Relations(NamedTuple):
     """(n_domains, n_domains, KNOTS): [source, target, knot], expected target intensity in healthy brain, 1…255.
     As `ummgat.model.tone.along_curve` takes them once scaled to [-1, 1]. The diagonal is the identity. NaN where no two
     subjects show the two domains."""
+    spreads: NDArray[np.float32]
+    """(n_domains, n_domains, KNOTS): standard deviation of target intensities that go with a source intensity. Where it
+    is large, the source's intensity leaves open what the target shows. NaN as in `curves`; 0 on the diagonal."""
     lesions: NDArray[np.float32]
     """(n_domains,): mean intensity inside lesions, 1…255; NaN where none is annotated."""
 
@@ -62,26 +81,32 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
     n_domains : int
     """
     brains: list[list[_Brain]] = [[] for _ in range(n_domains)]
-    for volume in volumes:
-        brains[volume.domain].append(_in_frame(volume))
+    for domain in range(n_domains):
+        own = [volume for volume in volumes if volume.domain == domain]
+        chosen = np.unique(np.linspace(0, len(own) - 1, min(len(own), MOST_BRAINS)).round().astype(int))
+        brains[domain] = [_in_frame(own[i]) for i in chosen]
     centers = (np.arange(BINS) + 0.5) * 256 / BINS
     curves = np.full((n_domains, n_domains, BINS), np.nan)
-    counts = np.zeros((n_domains, n_domains, BINS))
+    spreads, counts = curves.copy(), np.zeros_like(curves)
     for target in range(n_domains):
-        total, present = _sums(brains[target])
+        sums = _sums(brains[target])
         for source in range(n_domains):
-            curves[source, target], counts[source, target] = _curve(brains[source], brains[target], total, present)
+            pair = source, target
+            curves[pair], spreads[pair], counts[pair] = _curve(brains[source], brains[target], sums)
     overlap = np.array([_slope(centers, curves[i, i], counts[i, i]) for i in range(n_domains)])
     for source in range(n_domains):
         for target in range(n_domains):
             gain = 1 / max(overlap[source], LEAST_OVERLAP)
-            spread = _spread(brains[target])
-            curves[source, target] = _steepened(curves[source, target], counts[source, target], gain, spread)
+            most = _spread(brains[target])
+            curves[source, target] = _steepened(curves[source, target], counts[source, target], gain, most)
     knots = np.linspace(0, 255, KNOTS)
-    known = np.apply_along_axis(lambda curve: np.interp(knots, centers, curve), 2, curves)
-    known[range(n_domains), range(n_domains)] = np.clip(knots, 1, 255)
-    lesions = [_lesion_mean(own) for own in brains]
-    return Relations(known.astype(np.float32), np.array(lesions, np.float32))
+    curves, spreads = (
+        np.apply_along_axis(lambda curve: np.interp(knots, centers, curve), 2, values) for values in (curves, spreads)
+    )
+    curves[range(n_domains), range(n_domains)] = np.clip(knots, 1, 255)
+    spreads[range(n_domains), range(n_domains)] = 0
+    lesions = np.array([_lesion_mean(own) for own in brains])
+    return Relations(curves.astype(np.float32), spreads.astype(np.float32), lesions.astype(np.float32))
 
 
 def _in_frame(volume: TrainingVolume) -> _Brain:
@@ -98,38 +123,40 @@ def _in_frame(volume: TrainingVolume) -> _Brain:
     inside, lesion = brain[grid].ravel(), np.zeros(int(np.prod(FRAME)), bool)
     if labels is not None:
         lesion = inside & (np.asarray(labels)[grid].ravel() > 0)
-    return _Brain(volume.study.subject, values[grid].ravel().astype(np.float32), inside & ~lesion, lesion)
+    return _Brain(volume.study.subject, values[grid].ravel(), inside & ~lesion, lesion)
 
 
-def _sums(brains: Sequence[_Brain]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sum of healthy intensities at each point of the frame, and the number of brains in it."""
-    total = np.zeros(np.prod(FRAME), np.float32)
-    present = np.zeros_like(total)
+def _sums(brains: Sequence[_Brain]) -> _Sums:
+    """Of all brains of a domain."""
+    n, values, squares = (np.zeros(np.prod(FRAME), np.float32) for _ in range(3))
     for brain in brains:
-        total += brain.values * brain.healthy
-        present += brain.healthy
-    return total, present
+        healthy = np.where(brain.healthy, brain.values, 0).astype(np.float32)
+        n += brain.healthy
+        values += healthy
+        squares += healthy**2
+    return _Sums(n, values, squares)
 
 
-def _curve(
-    sources: Sequence[_Brain], targets: Sequence[_Brain], total: NDArray[np.float32], present: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean target intensity in other subjects, and the number of pairs, per bin of source intensity."""
-    sums, counts = np.zeros(BINS), np.zeros(BINS)
+def _curve(sources: Sequence[_Brain], targets: Sequence[_Brain], sums: _Sums) -> tuple[NDArray[np.float64], ...]:
+    """Mean and standard deviation of target intensity in other subjects, and number of pairs, per bin of source intensity."""
+    values, squares, counts = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)
     for source in sources:
-        # What this very subject shows in the target domain is taken out: it would be a paired image.
-        others, n = total, present
+        others = sums
         for own in targets:
-            if own.subject == source.subject:
-                others, n = others - own.values * own.healthy, n - own.healthy
-        both = source.healthy & (n > 0)
-        bins = (source.values[both] * (BINS / 256)).astype(np.int64)
-        sums += np.bincount(bins, others[both], BINS)
-        counts += np.bincount(bins, n[both], BINS)
-    known = counts >= LEAST_COUNT
-    if not known.any():
-        return np.full(BINS, np.nan), counts
-    return np.interp(np.arange(BINS), np.flatnonzero(known), sums[known] / counts[known]), counts
+            if own.subject == source.subject:  # what this very subject shows in the target would be a paired image
+                others = others.without(own)
+        both = source.healthy & (others.n > 0)
+        bins = source.values[both] // (256 // BINS)
+        counts += np.bincount(bins, others.n[both], BINS)
+        values += np.bincount(bins, others.values[both], BINS)
+        squares += np.bincount(bins, others.squares[both], BINS)
+    known = np.flatnonzero(counts >= LEAST_COUNT)
+    if not len(known):
+        return np.full(BINS, np.nan), np.full(BINS, np.nan), counts
+    mean = values[known] / counts[known]
+    deviation = np.sqrt(np.maximum(squares[known] / counts[known] - mean**2, 0))
+    every = np.arange(BINS)
+    return np.interp(every, known, mean), np.interp(every, known, deviation), counts
 
 
 def _slope(x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]) -> float:

@@ -1,8 +1,9 @@
-"""How far to trust each generated voxel, without the truth: how much the answer moves when the question is nudged.
+"""How far to trust each generated voxel, without the truth.
 
-A plain cycle residual says little: generators learn to hide the source in noise. Instead the same slice is translated
-mirrored, shifted by a pixel and with the other code; voxels whose answers disagree are the ones to distrust. That this
-correlates with the true error is tested on the phantom and measured on selection subjects, not assumed.
+Two reasons for distrust add up. *Disagreement*: how much the answer moves when the question is nudged, i.e. translated
+mirrored, shifted by a pixel and with the other code. *Ambiguity*: how widely the target's intensities spread among training
+subjects at places where a source looks as it does here. A plain cycle residual says little: generators learn to hide the
+source in noise. That distrust correlates with the true error is tested on the phantom, not assumed.
 """
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor
 from ummgat.model.unet import UShape
 from ummgat.translate import translate_volume
 
-FULL_DISTRUST = 64.0
-"""Disagreement in grey levels at which reliability reaches 0."""
+FULL_DISTRUST = 96.0
+"""Distrust in grey levels at which reliability reaches its end."""
 
 
 def nudged_translations(
@@ -43,14 +44,33 @@ def disagreement(answers: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Standard deviation over answers in grey levels, smoothed in-plane over one voxel; 0 outside the brain."""
     stack = np.stack([answer.astype(np.float32) for answer in answers])
     brain = answers[0] > 0
-    spread = np.where(brain, stack.std(axis=0), 0).astype(np.float32)
+    return smoothed(stack.std(axis=0), brain)
+
+
+def smoothed(values: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """In-plane, over one voxel, within the brain; 0 outside."""
     sigma = (0.0, 1.0, 1.0)
+    inside = np.where(brain, values, 0).astype(np.float32)
     weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma)
-    smooth = ndimage.gaussian_filter(spread, sigma) / np.maximum(weight, 1e-3)
+    smooth = ndimage.gaussian_filter(inside, sigma) / np.maximum(weight, 1e-3)
     return np.where(brain, smooth, 0).astype(np.float32)
 
 
-def reliability(spread: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Percent: 100 where all answers agree, 1 from a disagreement of `FULL_DISTRUST` on, 0 outside the brain."""
-    percent = np.clip(np.rint(100 * (1 - spread / FULL_DISTRUST)), 1, 100)
+def ambiguity(volume: NDArray[np.uint8], spread: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Spread of target intensities at each voxel's source intensity, in grey levels, smoothed in-plane; 0 outside.
+
+    Parameters
+    ----------
+    volume : ndarray (plane, row, column), uint8
+        The source.
+    spread : ndarray (knots,)
+        See `ummgat.relation.Relations.spreads`; NaN (unknown) counts as 0.
+    """
+    at = np.interp(np.arange(256), np.linspace(0, 255, len(spread)), np.nan_to_num(spread)).astype(np.float32)
+    return smoothed(at[volume], volume > 0)
+
+
+def reliability(distrust: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Percent: 100 at no distrust, 1 from `FULL_DISTRUST` grey levels on, 0 outside the brain."""
+    percent = np.clip(np.rint(100 * (1 - distrust / FULL_DISTRUST)), 1, 100)
     return np.where(brain, percent, 0).astype(np.uint8)

@@ -25,7 +25,7 @@ from ummgat.files import write_json
 from ummgat.losses import Expected, Parts, Tensors
 from ummgat.matching import intensity_histogram
 from ummgat.model.networks import update_average
-from ummgat.relation import relations
+from ummgat.relation import Relations, relations
 from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes, trimmed
 from ummgat.study import Study
 from ummgat.train_state import TrainState, load_state, new_state, save_state
@@ -121,13 +121,9 @@ def train(
     if on_estimate is not None and first and state.step < config.train.iterations:
         on_estimate(_estimate(config, state, sampler, fabric.autocast, fabric.device))
     writer = _tensorboard(out, state.step) if first else None
-    step = Step(
-        state.nets,
-        state.optimizers,
-        config,
-        _gradient_averager(fabric),
-        _expected(config, volumes, len(table), fabric.device),
-    )
+    found = relations(volumes, len(table))
+    expected = _expected(config, found, fabric.device)
+    step = Step(state.nets, state.optimizers, config, _gradient_averager(fabric), expected)
     records = _Averages()
     saved_at = time.monotonic()
     try:
@@ -152,7 +148,7 @@ def train(
             if on_step is not None and first:
                 on_step(state.step, parts, seconds)
             if first and (state.step % config.train.validate_every == 0 or done):
-                _validate(out, state, config, draw, probe, studies, volumes, chosen, writer, last=done)
+                _validate(out, state, config, draw, probe, volumes, found, chosen, writer, last=done)
             if first and (time.monotonic() - saved_at > 60 * config.train.checkpoint_minutes or done):
                 save_state(checkpoint, state, config, draw)
                 saved_at = time.monotonic()
@@ -191,18 +187,16 @@ def draw_batch(sampler: SliceSampler, config: Config, step: int) -> Batch:
     return trimmed(batch, unit) if config.train.schedule == "alternating" else batch
 
 
-def _expected(
-    config: Config, volumes: Sequence[TrainingVolume], n_domains: int, device: torch.device
-) -> Expected | None:
+def _expected(config: Config, found: Relations, device: torch.device) -> Expected | None:
     """What the relation loss compares to; learnt again from the same volumes when a run goes on."""
     if not config.loss.relation:
         return None
-    found = relations(volumes, n_domains)
     for source, target in np.argwhere(np.isnan(found.curves).any(-1)):
         log.warning(
             "No two subjects relate domain %d to %d: the relation loss leaves this direction out", source, target
         )
-    return Expected(*(torch.from_numpy(values / 127.5 - 1).to(device) for values in found))
+    curves, lesions = (torch.from_numpy(values / 127.5 - 1).to(device) for values in (found.curves, found.lesions))
+    return Expected(curves, lesions)
 
 
 def _set_threads(config: Config) -> None:
@@ -289,8 +283,8 @@ def _validate(
     config: Config,
     draw: Draw,
     probe: Probe,
-    studies: Sequence[Study],
     volumes: Sequence[TrainingVolume],
+    found: Relations,
     chosen: Sequence[Study],
     writer: Any,
     last: bool,
@@ -311,6 +305,7 @@ def _validate(
                 for i in range(len(table))
             ]
         ),
+        spreads=found.spreads.astype(np.float64),
         criteria=criteria,
         training={
             "steps": state.step,

@@ -19,7 +19,7 @@ from ummgat.domain import Domain, DomainTable
 from ummgat.model.networks import Networks, build_networks
 from ummgat.tensors import all_finite, file_hash, load_tensors, save_tensors, with_prefix, without_prefix
 
-FORMAT = "ummgat-model-1"
+FORMAT = "ummgat-model-2"
 
 StoredMode = Literal["mapper", "mean"]
 
@@ -36,6 +36,8 @@ class TrainedModel:
     """"mapper" and "mean" → (n_domains, code_dim): one code per domain."""
     histograms: NDArray[np.float64]
     """(n_domains, 256): intensity distribution of each domain's training brains, summing to 1; bin 0 is 0."""
+    spreads: NDArray[np.float64]
+    """(n_domains, n_domains, KNOTS): how far a source's intensity leaves the target open, see `relation.Relations`."""
     criteria: dict[str, Any]
     """Last validation, see `validate`: scores per direction, what they rest on, chosen sources and code mode."""
     training: dict[str, Any]
@@ -56,6 +58,8 @@ def save_model(path: Path, model: TrainedModel) -> None:
         tensors |= with_prefix(name, module.state_dict())
     tensors |= with_prefix("codes", model.codes)
     tensors["histograms"] = torch.from_numpy(model.histograms.astype(np.float32))
+    known = np.isfinite(model.spreads)  # a file holds finite numbers only
+    tensors["spreads"] = torch.from_numpy(np.where(known, model.spreads, -1).astype(np.float32))
     metadata = {
         "format": FORMAT,
         "version": __version__,
@@ -99,6 +103,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
         config=config,
         codes={name: tensor.to(device) for name, tensor in without_prefix("codes", tensors).items()},
         histograms=tensors["histograms"].double().numpy(),
+        spreads=np.where(tensors["spreads"].numpy() < 0, np.nan, tensors["spreads"].numpy()).astype(np.float64),
         criteria=metadata["criteria"],
         training=metadata["training"],
         version=metadata["version"],
