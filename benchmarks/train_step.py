@@ -9,18 +9,24 @@ FLOPs are PyTorch's count of matrix products, convolutions and attention, backwa
 import argparse
 import copy
 import json
+import math
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from ummgat.config import Config, load_config
-from ummgat.losses import Tensors
+from ummgat.losses import Expected
 from ummgat.model.networks import build_networks
+from ummgat.relation import KNOTS
+from ummgat.slices import Batch, trimmed
+from ummgat.train import to_tensors
 from ummgat.train_step import Step, build_optimizers
 
 
@@ -48,32 +54,20 @@ class CountFlops(TorchDispatchMode):
         return out
 
 
-def synthetic_batch(config: Config, n_domains: int, device: torch.device) -> Tensors:
+def synthetic_batch(config: Config, n_domains: int) -> Batch:
     """Noise inside an ellipse of brain, with a round lesion: the arithmetic of real slices without their data."""
-    generator = torch.Generator().manual_seed(0)
-    height, width = config.data.crop
-    n = config.train.batch
-    rows = torch.linspace(-1, 1, height)[:, None]
-    columns = torch.linspace(-1, 1, width)[None, :]
-    brain = ((rows / 0.9) ** 2 + (columns / 0.75) ** 2 < 1).float().expand(n, 1, height, width)
-    lesion = (((rows - 0.2) ** 2 + (columns - 0.2) ** 2) < 0.04).float().expand(n, 1, height, width)
+    rng = np.random.default_rng(0)
+    n, (height, width) = config.train.batch, config.data.crop
+    rows, columns = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    brain = (rows / 0.9) ** 2 + (columns / 0.75) ** 2 < 1
+    lesion = np.broadcast_to((rows - 0.2) ** 2 + (columns - 0.2) ** 2 < 0.04, (n, 1, height, width)).astype(np.float32)
 
-    def image() -> torch.Tensor:
-        x = torch.rand((n, 1, height, width), generator=generator) * 1.8 - 0.9
-        return torch.where(brain > 0, x, -1.0).to(device)
+    def image() -> NDArray[np.float32]:
+        return np.where(brain, rng.uniform(-0.9, 0.9, (n, 1, height, width)), -1).astype(np.float32)
 
-    y = torch.arange(n) % n_domains
-    z = torch.randn((2, n, config.model.latent_dim), generator=generator).to(device)
-    return Tensors(
-        image(),
-        y.to(device),
-        lesion.to(device),
-        image(),
-        ((y + 1) % n_domains).to(device),
-        lesion.to(device),
-        z,
-        float(n),
-    )
+    y = np.arange(n) % n_domains
+    z = rng.standard_normal((2, n, config.model.latent_dim), dtype=np.float32)
+    return Batch(image(), y, lesion, image(), (y + 1) % n_domains, lesion, z)
 
 
 def matmul_rate(device: torch.device, seconds: float = 1.0) -> float:
@@ -107,7 +101,13 @@ def main() -> None:
     config = load_config(arguments.preset)
     n_domains = 6
     nets = build_networks(config.model, n_domains, seed=0).to(device)
-    batch = synthetic_batch(config, n_domains, device)
+    whole = synthetic_batch(config, n_domains)
+    batches = {
+        "literal": to_tensors(whole, device),
+        "default": to_tensors(trimmed(whole, nets.generator.unit), device),  # as the alternating schedule gets them
+    }
+    knots = torch.linspace(-1, 1, KNOTS, device=device).repeat(n_domains, n_domains, 1)
+    expected = Expected(knots, torch.zeros(n_domains, device=device))
     train = config.train
     literal_train = train.model_copy(
         update={"schedule": "literal", "r1_every": 1, "cycle_every": 1, "d_real": "source"}
@@ -117,14 +117,15 @@ def main() -> None:
     for name, chosen in (("literal", literal_train), ("default", default_train)):
         own = copy.deepcopy(nets)
         steps[name] = Step(
-            own, build_optimizers(own, chosen), config.model_copy(update={"train": chosen}), lambda p: None
+            own, build_optimizers(own, chosen), config.model_copy(update={"train": chosen}), lambda p: None, expected
         )
     cycle = 2 * max(train.r1_every, train.cycle_every)  # iterations after which the default schedule repeats itself
+    start = math.ceil(0.9 * train.iterations / cycle) * cycle  # long after the opening, when every term counts
     flops = {}
     for name, length in (("literal", 1), ("default", cycle)):
         with CountFlops() as counter:
             for i in range(length):
-                steps[name].run(batch, i)
+                steps[name].run(batches[name], start + i)
         flops[name] = counter.total / length
     seconds: dict[str, list[float]] = {"literal": [], "default": []}
     for _ in range(arguments.rounds):
@@ -132,7 +133,7 @@ def main() -> None:
         for name, length in (("literal", max(1, cycle // 4)), ("default", cycle)):
             began = time.perf_counter()
             for i in range(length):
-                steps[name].run(batch, i)
+                steps[name].run(batches[name], start + i)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds[name].append((time.perf_counter() - began) / length)

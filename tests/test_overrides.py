@@ -51,3 +51,14 @@ def test_printed_toml_reads_back_as_the_same_config(preset, tmp_path):
     path.write_text(as_toml(config), encoding="utf-8")
     assert load_config(path) == config
     assert set(tomllib.loads(as_toml(config))) == set(Config.model_fields)
+
+
+def test_preset_paper_holds_what_the_paper_states_and_nothing_of_ours():
+    """Source: Li et al. 2025, Methods; SPEC of losses: all weights 1, no term of our own."""
+    config = load_config("paper")
+    train, loss = config.train, config.loss
+    assert (train.iterations, train.batch, train.schedule, train.d_real) == (20_000, 8, "literal", "source")
+    assert (train.betas, train.weight_decay, train.ema_decay) == ((0.0, 0.99), 1e-4, 0.999)
+    assert (loss.adversarial, loss.style, loss.cycle, loss.lesion) == (1, 1, 1, 1)
+    assert (loss.relation, loss.structure, loss.diversity) == (0, 0, 0)
+    assert (config.data.crop, config.data.spacing_mm) == ((176, 176), 1.0)

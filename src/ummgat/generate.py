@@ -42,7 +42,7 @@ class Request:
     fuse: bool = False
     """Generate from every available source and combine."""
     with_reliability: bool = True
-    batch: int = 16
+    batch: int = 8
 
 
 @dataclass

@@ -19,7 +19,7 @@ FULL_DISTRUST = 96.0
 
 
 def nudged_translations(
-    generator: UShape, volume: NDArray[np.uint8], codes: list[tuple[Tensor, Tensor]], batch: int = 16
+    generator: UShape, volume: NDArray[np.uint8], codes: list[tuple[Tensor, Tensor]], batch: int = 8
 ) -> list[NDArray[np.uint8]]:
     """Translate mirrored, shifted by one voxel along row and column, and with every further pair of codes.
 

@@ -12,7 +12,7 @@ from ummgat.slices import from_unit, to_unit
 
 @torch.inference_mode()
 def translate_volume(
-    generator: UShape, volume: NDArray[np.uint8], code: Tensor, source: Tensor, batch: int = 16
+    generator: UShape, volume: NDArray[np.uint8], code: Tensor, source: Tensor, batch: int = 8
 ) -> NDArray[np.uint8]:
     """Translate every plane that has brain.
 
@@ -56,7 +56,7 @@ def _brain_box(part: NDArray[np.uint8], unit: int) -> tuple[slice, slice, tuple[
 
 
 @torch.inference_mode()
-def translate_slices(generator: UShape, x: Tensor, code: Tensor, source: Tensor, batch: int = 16) -> Tensor:
+def translate_slices(generator: UShape, x: Tensor, code: Tensor, source: Tensor, batch: int = 8) -> Tensor:
     """Translate (n, 1, height, width) slices from one source code to one target code (code_dim,), in batches."""
     parts = [generator(part, code.expand(len(part), -1), source.expand(len(part), -1)) for part in x.split(batch)]
     return torch.cat(parts) if parts else torch.full_like(x, BACKGROUND)
