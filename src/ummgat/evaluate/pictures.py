@@ -75,6 +75,7 @@ def direction_grid(model: TrainedModel, study: Study, truth: Study, path: Path, 
         len(sources) + 1,
         len(sequences) + 1,
         figsize=(1.7 * (len(sequences) + 1), 2.0 * (len(sources) + 1)),
+        layout="constrained",
         squeeze=False,
     )
     axes[0, 0].axis("off")
@@ -109,7 +110,9 @@ def comparison(rows: Sequence[tuple[str, Volume, Volume, Volume, Volume]], plane
     title : str
     """
     figure_module = _agg()
-    figure, axes = figure_module.subplots(len(rows), 5, figsize=(9, 2.1 * len(rows)), squeeze=False)
+    figure, axes = figure_module.subplots(
+        len(rows), 5, figsize=(9, 2.1 * len(rows)), layout="constrained", squeeze=False
+    )
     drawn = None
     for row, (label, source, matched, generated, truth) in zip(axes, rows, strict=True):
         box = _box(truth[plane] > 0)
