@@ -15,7 +15,7 @@ from ummgat.validate import PLANES, Probe, build_probe, choose, domain_codes, un
 TABLE = DomainTable.from_names(["A/t1", "A/t2", "B/t2"])
 
 
-def row(source, target, mode="mean", kernel=0.0, cycle=0.0, agreement=1.0, mae=None):
+def row(source, target, mode="mean", kernel=0.0, cycle=0.0, agreement=1.0, mae=None, mae_lesion=None):
     return {
         "mode": mode,
         "source": source,
@@ -25,6 +25,7 @@ def row(source, target, mode="mean", kernel=0.0, cycle=0.0, agreement=1.0, mae=N
         "cycle": cycle,
         "agreement": agreement,
         "mae": mae,
+        "mae_lesion": mae_lesion,
         "n": 8,
     }
 
@@ -53,7 +54,19 @@ def test_mode_and_sources_by_true_images():
     chosen = choose(rows, TABLE)
     assert chosen["mode"] == "mean"
     assert chosen["score"] == 13
-    assert chosen["basis"] == "MAE to true images of selection subjects"
+    assert chosen["basis"] == "MAE to true images of selection subjects, brain plus lesion"
+
+
+def test_a_mode_that_loses_lesions_does_not_win_by_the_rest_of_the_brain():
+    """`mapper` 10 + (30 + 50) / 2 = 50, `mean` 14 + 20 = 34; a direction without annotated lesion counts by the brain."""
+    rows = [
+        row("A/t1", "A/t2", "mapper", mae=8.0, mae_lesion=30.0),
+        row("A/t2", "A/t1", "mapper", mae=12.0, mae_lesion=50.0),
+        row("A/t1", "A/t2", "mean", mae=13.0, mae_lesion=20.0),
+        row("A/t2", "A/t1", "mean", mae=15.0),
+    ]
+    chosen = choose(rows, TABLE)
+    assert (chosen["mode"], chosen["score"]) == ("mean", 34)
 
 
 def test_mode_by_unpaired_criteria_where_there_are_no_true_images():
@@ -134,6 +147,7 @@ def test_networks_that_paint_the_mean_grey_of_a_domain():
     greys = [0.2, 0.6, -0.6]
     nets = Networks(Painter(), GreyReader(), ZeroMapper(), None)
     lesion = torch.zeros(4, 1, 24, 28, dtype=torch.bool)
+    lesion[2, :, 10:14, 10:14] = True
     sources = [("a", 0, painted(0.2), lesion), ("a", 1, painted(0.6), lesion), ("b", 2, painted(-0.6), lesion)]
     studies = [SimpleNamespace(subject="a", center="A"), SimpleNamespace(subject="b", center="B")]
     found = validate(nets, Probe([painted(g) for g in greys], sources), TABLE, studies, seed=0)
@@ -149,6 +163,7 @@ def test_networks_that_paint_the_mean_grey_of_a_domain():
 
     bad = rows["mapper", "A/t1", "A/t2"]
     assert bad["mae"] == pytest.approx(0.6 * 127.5, rel=1e-3)
+    assert bad["mae_lesion"] == pytest.approx(0.6 * 127.5, rel=1e-3)
     assert bad["cycle"] == pytest.approx(0.2 * 127.5, rel=1e-3)
     assert bad["agreement"] == 0  # grey 0 is nearest to 0.2, the first domain
 
@@ -206,7 +221,7 @@ def test_real_networks_give_a_full_json_ready_answer(model_path, trained_run):
     (line,) = (trained_run / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     found = json.loads(line)
     assert found["step"] == 4
-    assert found["basis"] == "MAE to true images of selection subjects"
+    assert found["basis"] == "MAE to true images of selection subjects, brain plus lesion"
     assert found["features"] == "random-convolutions-1"
     # A's selection subject has all of A, B's has B/t2: from 4 sources to 3 others, in two modes.
     assert len(found["directions"]) == 2 * 4 * 3

@@ -4,7 +4,7 @@ Unpaired, always: kernel distance to the target domain, cycle error, code agreem
 selection subject happens to have them; the report says which. Test subjects never come here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,8 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
     Returns
     -------
     dict
-        `directions`: list of rows (mode, source, target, kernel, kernel_copy, cycle, agreement, mae or None, n);
+        `directions`: list of rows (mode, source, target, kernel, kernel_copy, cycle, agreement, mae or None,
+        mae_lesion or None, n);
         `score`: what checkpoints are compared by, lower is better; `basis`: what it rests on;
         `mode` and `sources`: the chosen code mode and, per target, sources best first. JSON-ready.
     """
@@ -103,7 +104,7 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
     center, spread = np.concatenate(real).mean(0), np.concatenate(real).std(0) + 1e-6
     real = [(f - center) / spread for f in real]
     centroids = torch.stack([nets.encoder.features(x.to(device)).mean(0) for x in probe.real])
-    truth = {(s, y): x for s, y, x, _ in probe.sources}
+    truth = {(s, y): (x, lesion) for s, y, x, lesion in probe.sources}
     centers_of = {study.subject: study.center for study in studies}
     rows = []
     for mode, table_codes in codes.items():
@@ -118,10 +119,12 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
                 brain = x > -1
                 nearest = torch.cdist(nets.encoder.features(fake), centroids).argmin(1)
                 paired = [
-                    _paired_mae(fake[i], truth[s, trg].to(device))
+                    (fake[i], *(t.to(device) for t in truth[s, trg]))
                     for i, s in zip(_runs(own), [s for s, _ in own], strict=True)
                     if (s, trg) in truth and centers_of[s] == target.center
                 ]
+                errors = [_paired_mae(f, t) for f, t, _ in paired]
+                lesion_errors = [_paired_mae(f, t, lesion) for f, t, lesion in paired if lesion.any()]
                 rows.append(
                     {
                         "mode": mode,
@@ -131,7 +134,8 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
                         "kernel_copy": kernel_distance(_standard(features(x), center, spread), real[trg]),
                         "cycle": float((x - back).abs()[brain].mean() * 127.5),
                         "agreement": float((nearest == trg).float().mean()),
-                        "mae": float(np.mean(paired)) if paired else None,
+                        "mae": float(np.mean(errors)) if errors else None,
+                        "mae_lesion": float(np.mean(lesion_errors)) if lesion_errors else None,
                         "n": len(x),
                     }
                 )
@@ -150,9 +154,12 @@ def _runs(own: list[tuple[str, Tensor]]) -> list[slice]:
     return [slice(int(end) - len(x), int(end)) for end, (_, x) in zip(ends, own, strict=True)]
 
 
-def _paired_mae(fake: Tensor, true: Tensor) -> float:
+def _paired_mae(fake: Tensor, true: Tensor, region: Tensor | None = None) -> float:
+    """In grey levels over the brain, or over the part of it in `region`; NaN if shapes differ."""
+    if fake.shape != true.shape:
+        return float("nan")
     brain = (fake > -1) & (true > -1)
-    return float((fake - true).abs()[brain].mean() * 127.5) if fake.shape == true.shape else float("nan")
+    return float((fake - true).abs()[brain if region is None else brain & region].mean() * 127.5)
 
 
 def _standard(features: Tensor, center: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -182,11 +189,10 @@ def choose(rows: Sequence[dict[str, Any]], table: DomainTable) -> dict[str, Any]
     paired = any(row["mae"] is not None for row in rows)
     for mode in modes:
         own = [row for row in rows if row["mode"] == mode]
-        totals[mode] = (
-            float(np.mean([row["mae"] for row in own if row["mae"] is not None]))
-            if paired
-            else float(np.mean([unpaired_score(row) for row in own]))
-        )
+        if paired:
+            totals[mode] = _mean(row["mae"] for row in own) + _mean(row["mae_lesion"] for row in own)
+        else:
+            totals[mode] = _mean(unpaired_score(row) for row in own)
     best = min(modes, key=lambda mode: totals[mode])
     sources, bases = {}, {}
     for target in table:
@@ -197,5 +203,11 @@ def choose(rows: Sequence[dict[str, Any]], table: DomainTable) -> dict[str, Any]
         ranked += sorted((row for row in own if row not in same), key=unpaired_score)
         sources[str(target)] = [row["source"] for row in ranked]
         bases[str(target)] = "true images of selection subjects" if by_truth else "unpaired criteria"
-    basis = "MAE to true images of selection subjects" if paired else "unpaired criteria"
+    basis = "MAE to true images of selection subjects, brain plus lesion" if paired else "unpaired criteria"
     return {"score": totals[best], "basis": basis, "mode": best, "sources": sources, "sources_basis": bases}
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    """Of those that are known; 0 if none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else 0.0
