@@ -150,7 +150,7 @@ def test_generator_loss_by_hand():
     """Every network is one line, so that every term is a mean one can write down."""
     batch = make_batch()
     nets = Networks(ShiftingGenerator(), MeanEncoder(), None, LinearDiscriminator(torch.full((20, 24), 0.01)))
-    code, source = torch.tensor([[0.1], [-0.2], [0.3], [0.0]]), torch.tensor([[0.2], [0.0], [-0.4], [0.6]])
+    code, source = torch.tensor([[0.1], [-0.2], [0.3], [0.0]]), torch.tensor([[0.2], [0.0], [-0.4], [0.8]])
     x_fake = nets.generator(batch.x_src, code, source)
     brain = batch.x_src > -1
     mean = (batch.x_src * brain).sum((1, 2, 3)) / brain.sum((1, 2, 3))
