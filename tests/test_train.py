@@ -146,14 +146,14 @@ def test_run_folder(trained_run):
 
 
 def test_moving_average_is_ramped_by_hand(go):
-    """After one step it is 2/11 of the initial weights and 9/11 of the new ones, whatever `ema_decay` says."""
+    """After one step it is half the initial weights and half the new ones, whatever `ema_decay` says."""
     tensors, metadata = checkpoint_of(go(train__iterations=1))
     assert metadata["step"] == 1
     for name, module in build_networks(tiny_config().model, 4, seed=0).named():
         for key, start in module.state_dict().items():
             if name != "discriminator":
                 now = tensors[f"nets.{name}.{key}"]
-                expected = start * (2 / 11) + now * (9 / 11)
+                expected = start * (2 / 4) + now * (2 / 4)
                 torch.testing.assert_close(tensors[f"average.{name}.{key}"], expected, atol=1e-6, rtol=1e-5)
     assert not any(name.startswith("average.discriminator") for name in tensors)
 

@@ -206,8 +206,8 @@ def _set_threads(config: Config) -> None:
 
 
 def _ema_decay(decay: float, step: int) -> float:
-    """Ramped: an average of few steps must not remember the initial weights."""
-    return min(decay, (1 + step) / (10 + step))
+    """Ramped: an average of few steps must not remember the initial weights; later ones reach back over half the run."""
+    return min(decay, (1 + step) / (3 + step))
 
 
 def _require_finite(what: str, values: dict[str, float], step: int, checkpoint: Path) -> None:
