@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ummgat import demo
 from ummgat.config import load_config
 from ummgat.domain import Domain
 from ummgat.draw import make_draw
@@ -20,13 +21,8 @@ from ummgat.train import train
 from ummgat.weights import load_model
 
 STEPS = 140
-PHANTOM = PhantomConfig(
-    n_subjects={"A": 9, "B": 4},
-    n_selection={"A": 0, "B": 0},
-    n_test={"A": 1, "B": 1},
-    sequences={"A": ("t1", "t1ce", "t2", "flair"), "B": ("t1", "t2")},
-    spacing_mm=3.0,
-)
+FEWER = {"n_subjects": {"A": 9, "B": 4}, "n_selection": {"A": 0, "B": 0}, "n_test": {"A": 1, "B": 1}}
+PHANTOM = PhantomConfig(**(demo.PHANTOM.model_dump() | FEWER))
 
 
 @pytest.fixture(scope="module")

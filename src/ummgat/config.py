@@ -45,6 +45,11 @@ class ModelConfig(_Section):
     discriminator_position: bool = Field(False, description="give D each pixel's place relative to the brain")
     discriminator_statistics: bool = Field(False, description="add a logit from intensity histograms per zone to D")
 
+    @property
+    def unit(self) -> int:
+        """Pixels per side of the coarsest token: sides of a training slice are multiples of it."""
+        return self.patch * 2 ** (len(self.depths) - 1)
+
 
 class LossConfig(_Section):
     """Weights of the loss terms (SPEC: all 1 in the paper, no diversity loss)."""
@@ -111,7 +116,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        unit = self.model.patch * 2 ** (len(self.model.depths) - 1)
+        unit = self.model.unit
         if any(side % unit for side in self.data.crop):
             raise ValueError(
                 f"data.crop {self.data.crop} must be divisible by patch x 2^(scales-1) = {unit}, "

@@ -80,11 +80,7 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
     volumes : sequence of TrainingVolume
     n_domains : int
     """
-    brains: list[list[_Brain]] = [[] for _ in range(n_domains)]
-    for domain in range(n_domains):
-        own = [volume for volume in volumes if volume.domain == domain]
-        chosen = np.unique(np.linspace(0, len(own) - 1, min(len(own), MOST_BRAINS)).round().astype(int))
-        brains[domain] = [_in_frame(own[i]) for i in chosen]
+    brains = [_brains([volume for volume in volumes if volume.domain == domain]) for domain in range(n_domains)]
     centers = (np.arange(BINS) + 0.5) * 256 / BINS
     curves = np.full((n_domains, n_domains, BINS), np.nan)
     spreads, counts = curves.copy(), np.zeros_like(curves)
@@ -94,10 +90,10 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
             pair = source, target
             curves[pair], spreads[pair], counts[pair] = _curve(brains[source], brains[target], sums)
     overlap = np.array([_slope(centers, curves[i, i], counts[i, i]) for i in range(n_domains)])
-    for source in range(n_domains):
-        for target in range(n_domains):
+    for target in range(n_domains):
+        most = _spread(brains[target])
+        for source in range(n_domains):
             gain = 1 / max(overlap[source], LEAST_OVERLAP)
-            most = _spread(brains[target])
             curves[source, target] = _steepened(curves[source, target], counts[source, target], gain, most)
     knots = np.linspace(0, 255, KNOTS)
     curves, spreads = (
@@ -107,6 +103,12 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
     spreads[range(n_domains), range(n_domains)] = 0
     lesions = np.array([_lesion_mean(own) for own in brains])
     return Relations(curves.astype(np.float32), spreads.astype(np.float32), lesions.astype(np.float32))
+
+
+def _brains(own: Sequence[TrainingVolume]) -> list[_Brain]:
+    """Those of one domain, or `MOST_BRAINS` of them."""
+    chosen = np.unique(np.linspace(0, len(own) - 1, min(len(own), MOST_BRAINS)).round().astype(int))
+    return [_in_frame(own[i]) for i in chosen]
 
 
 def _in_frame(volume: TrainingVolume) -> _Brain:

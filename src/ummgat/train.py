@@ -183,8 +183,7 @@ def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: in
 def draw_batch(sampler: SliceSampler, config: Config, step: int) -> Batch:
     """The whole batch of a step; cut to the brain in the alternating schedule, before processes share it."""
     batch = sampler.batch(step, config.train.batch, config.model.latent_dim)
-    unit = config.model.patch * 2 ** (len(config.model.depths) - 1)
-    return trimmed(batch, unit) if config.train.schedule == "alternating" else batch
+    return trimmed(batch, config.model.unit) if config.train.schedule == "alternating" else batch
 
 
 def _expected(config: Config, found: Relations, device: torch.device) -> Expected | None:

@@ -152,7 +152,8 @@ class Up(nn.Module):
 class PixelHead(nn.Module):
     """Full-resolution end of every generator: token features and input pixels, mixed under the code, → image.
 
-    The input reaches this path only through normalisation by the code, so the contrast of the source cannot pass.
+    The input reaches this path through normalisation by the code and through a curve that the code draws, so that the
+    contrast of the source cannot pass unasked.
     """
 
     def __init__(self, n_features: int, n_pixels: int, code_dim: int) -> None:

@@ -66,7 +66,7 @@ class StatisticsMlp(nn.Module):
     """Two layers on `brain_statistics`: (batch, 1, height, width) with its mask → (batch, n_out).
 
     In the discriminator it is a logit per domain: convolutions alone needed hundreds of steps to notice that the
-    ventricles of a "T2" were dark. In the generator it reads what contrast the source has. See docs/decisions/0004.
+    ventricles of a "T2" were dark. See docs/decisions/0004.
     """
 
     def __init__(self, n_out: int, width: int = 256) -> None:

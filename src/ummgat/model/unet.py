@@ -40,7 +40,7 @@ class UShape(nn.Module):
         super().__init__()
         width, depths, patch = config.width, config.depths, config.patch
         pixel_width, code_dim = config.pixel_width, config.code_dim
-        self.unit = patch * 2 ** (len(depths) - 1)
+        self.unit = config.unit
         self.patch = patch
         coarsest = len(depths) - 1
         widths = [width * 2**i for i in range(len(depths))]
