@@ -466,6 +466,33 @@ def test_slices_do_not_depend_on_the_batch_they_are_in(model, volumes):
         assert (by_one != other).mean() < 1e-3
 
 
+def test_a_volume_does_not_depend_on_the_threads_that_share_it(model, volumes):
+    """Bit for bit: each plane is computed by one thread, whichever."""
+    generator, codes = model.nets.generator, model.codes["mean"][[1, 0]]
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(translate_volume(generator, volumes["t1"], *codes))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_fails_on_a_thread_is_heard_and_leaves_the_threads_as_they_were(model, volumes, monkeypatch):
+    monkeypatch.setattr("ummgat.translate.from_unit", lambda y: 1 / 0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ZeroDivisionError):
+            translate_volume(model.nets.generator, volumes["t1"], *model.codes["mean"][:2])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_empty_volume_stays_empty(model):
     empty = np.zeros((3, 8, 9), np.uint8)
     assert not translate_volume(model.nets.generator, empty, *model.codes["mean"][:2]).any()

@@ -16,6 +16,7 @@ from ummgat.losses import (
     Tensors,
     Terms,
     adversarial,
+    detail_loss,
     discriminator_loss,
     generator_loss,
     has_lesion_pair,
@@ -63,7 +64,7 @@ def of_generator(nets, batch, kind, loss_weights, cycle=0.0):
     """Target, translation and loss of one pass of G."""
     target = target_of(nets, batch, kind, loss_weights)
     x_fake = nets.generator(batch.x_src, target.code, target.source)
-    terms = Terms(adversarial=1.0, cycle=cycle, relation=0.0, structure=0.0)
+    terms = Terms(adversarial=1.0, cycle=cycle, relation=0.0, structure=0.0, detail=0.0)
     return generator_loss(nets, batch, kind, loss_weights, terms, target, x_fake, None)
 
 
@@ -91,7 +92,7 @@ class MeanEncoder(nn.Module):
 class ShiftingGenerator(nn.Module):
     """G(x, s, s_src) = x + s - s_src / 2 on the brain."""
 
-    def forward(self, x, code, source, mask=None, origin=(0, 0)):
+    def forward(self, x, code, source, mask=None, origin=(0, 0), brain_only=False):
         mask = (x > -1).float() if mask is None else mask
         return torch.where(mask > 0, x + (code - source / 2).view(-1, 1, 1, 1), -1.0)
 
@@ -162,7 +163,7 @@ def test_generator_loss_by_hand():
     cycle = (off * brain.sum((1, 2, 3)) / (20 * 24)).mean()
 
     scales = weights(adversarial=99.0, style=3.0, cycle=99.0, lesion=0.0, structure=99.0, diversity=0.0)
-    terms = Terms(adversarial=2.0, cycle=5.0, relation=0.0, structure=0.0)
+    terms = Terms(adversarial=2.0, cycle=5.0, relation=0.0, structure=0.0, detail=0.0)
     loss = generator_loss(nets, batch, "latent", scales, terms, Target(code, source, None), x_fake, None)
     expected = {"g_adv": g_adv.item(), "style": style.item(), "cycle": cycle.item()}
     assert loss.parts == pytest.approx(expected, rel=1e-4)
@@ -282,6 +283,59 @@ def test_structure_loss_ignores_the_sign_and_the_background():
     torch.testing.assert_close(structure_loss(x, torch.where(mask > 0, y, 0.7), mask), loss)
 
 
+# ---------------------------------------------------------------- detail
+
+
+def stepped(size=12, steps=(0.1, 0.3), seed=0):
+    """A slice whose neighbours differ by `steps` in turn, along rows and columns alike, on the middle of the image."""
+    ramp = torch.tensor([steps[i % len(steps)] * (-1) ** (i // len(steps)) for i in range(size - 1)])
+    profile = torch.cat([torch.zeros(1), ramp.cumsum(0)])
+    x = F.pad(profile[:, None] + profile[None, :], (2, 2, 2, 2), value=-1.0)[None, None] * 0.5
+    mask = F.pad(torch.ones(size, size), (2, 2, 2, 2))[None, None]
+    return torch.where(mask > 0, x.clamp_min(-0.9), -1.0), mask
+
+
+def test_detail_loss_is_0_for_like_detail_elsewhere_and_1_without_any():
+    x, mask = stepped()
+    assert detail_loss(x.flip(2, 3), mask, x).item() == pytest.approx(0, abs=1e-6)
+    assert detail_loss(torch.where(mask > 0, 0.2, -1.0), mask, x).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_detail_loss_by_hand():
+    """All differences scaled by c leave (1 - c)² of the energy, blurred or sharpened."""
+    x, mask = stepped()
+    for c in (0.5, 1.5):
+        scaled = torch.where(mask > 0, c * x, -1.0)
+        assert detail_loss(scaled, mask, x).item() == pytest.approx((1 - c) ** 2, rel=1e-3)
+
+
+def test_detail_loss_says_nothing_of_brightness_nor_of_background():
+    x, mask = stepped()
+    loss = detail_loss(torch.where(mask > 0, 0.5 * x, -1.0), mask, x)
+    torch.testing.assert_close(detail_loss(torch.where(mask > 0, 0.5 * x + 0.2, 0.7), mask, x), loss)
+    brighter = torch.where(mask > 0, x + 0.1, -1.0)
+    torch.testing.assert_close(detail_loss(torch.where(mask > 0, 0.5 * x, -1.0), mask, brighter), loss)
+
+
+def test_detail_loss_tells_noise_from_edges_of_the_same_energy():
+    """Few strong and many weak differences with one mean square are not the same."""
+    x, mask = stepped(steps=(0.0, 0.0, 0.0, 0.4))
+    even, _ = stepped(steps=(0.2,))
+    assert detail_loss(even, mask, x) > 0.2
+
+
+def test_detail_loss_survives_slices_without_neighbours_and_has_a_gradient():
+    x, mask = stepped()
+    lone = torch.full_like(x, -1.0)
+    lone[..., 4, 4] = 0.3
+    both = torch.cat([x * 0.5, lone]).requires_grad_()
+    loss = detail_loss(both, torch.cat([mask, (lone > -1).float()]), torch.cat([x, x]))
+    loss.backward()
+    assert loss.isfinite()
+    assert both.grad.isfinite().all()
+    assert (both.grad[0].abs() > 0).any()
+
+
 # ---------------------------------------------------------------- the opening of a run
 
 
@@ -335,13 +389,20 @@ def test_relation_loss_compares_lesions_by_their_mean_alone():
 
 def test_relation_leads_alone_then_all_weights_come_in():
     """100 steps, opening from 20 to 60: half way, at 40, all is half way."""
-    changes = {"relation": 4.0, "relation_kept": 0.5, "opening": (0.2, 0.6), "structure": 3.0, "adversarial": 2.0}
+    changes = {
+        "relation": 4.0,
+        "relation_kept": 0.5,
+        "opening": (0.2, 0.6),
+        "structure": 3.0,
+        "adversarial": 2.0,
+        "detail": 5.0,
+    }
     config = tiny_config(train__iterations=100, **{f"loss__{name}": value for name, value in changes.items()})
-    assert terms_at(config, 0, 7.0) == terms_at(config, 20, 7.0) == (0.0, 7.0, 4.0, 0.0)
-    assert terms_at(config, 40, 7.0) == pytest.approx((1.0, 7.0, 3.0, 1.5))
-    assert terms_at(config, 60, 7.0) == terms_at(config, 99, 0.0)._replace(cycle=7.0) == (2.0, 7.0, 2.0, 3.0)
+    assert terms_at(config, 0, 7.0) == terms_at(config, 20, 7.0) == (0.0, 7.0, 4.0, 0.0, 0.0)
+    assert terms_at(config, 40, 7.0) == pytest.approx((1.0, 7.0, 3.0, 1.5, 2.5))
+    assert terms_at(config, 60, 7.0) == terms_at(config, 99, 0.0)._replace(cycle=7.0) == (2.0, 7.0, 2.0, 3.0, 5.0)
     # Without a relation nothing opens.
-    assert terms_at(tiny_config(loss__structure=3.0, loss__opening=(0.2, 0.6)), 0, 1.0) == (1.0, 1.0, 0.0, 3.0)
+    assert terms_at(tiny_config(loss__structure=3.0, loss__opening=(0.2, 0.6)), 0, 1.0) == (1.0, 1.0, 0.0, 3.0, 0.0)
 
 
 def test_an_opening_needs_its_marks_in_order():

@@ -80,6 +80,33 @@ def test_cutting_at_the_origin_changes_nothing(generator):
     torch.testing.assert_close(generator(cut, *code, origin=(8, 4)), expected, atol=CLOSE, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(24, 28), (5, 9)])
+def test_leaving_background_out_changes_nothing(generator, size):
+    x, code = images(3, *size), (codes(3), codes(3, 1))
+    x[1] = -1  # a slice without brain
+    torch.testing.assert_close(generator(x, *code, brain_only=True), generator(x, *code), atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["swin_unet", "convnext_unet"])
+def test_background_is_really_left_out(name):
+    """Fewer rows pass the MLPs of all blocks, and fewer windows the attention."""
+    nets = build_networks(MODEL.model_copy(update={"generator": name}), 2, seed=1)
+    rows = []
+    for module in nets.generator.modules():
+        if isinstance(module, WindowAttention):
+            module.qkv.register_forward_hook(lambda layer, inputs, output: rows.append(inputs[0][..., 0].numel()))
+        if hasattr(module, "contract"):
+            module.contract.register_forward_hook(lambda layer, inputs, output: rows.append(inputs[0][..., 0].numel()))
+    x = torch.full((1, 1, 48, 48), -1.0)
+    x[..., :9, :9] = 0.5
+    with torch.no_grad():
+        nets.generator(x, codes(1), codes(1, 1))
+        dense, rows[:] = list(rows), []
+        nets.generator(x, codes(1), codes(1, 1), brain_only=True)
+    assert len(rows) == len(dense) > 0
+    assert all(few < many / 3 for few, many in zip(rows, dense, strict=True))
+
+
 def test_without_the_origin_attention_windows_would_move():
     nets = build_networks(MODEL, 2, seed=1)
     x, code = images(1, 40, 44), (codes(1), codes(1, 1))

@@ -59,6 +59,7 @@ class LossConfig(_Section):
     cycle: float = Field(1.0, ge=0)
     lesion: float = Field(1.0, ge=0, description="lesion-aware module; 0 switches it off")
     structure: float = Field(0.0, ge=0, description="local structure kept, contrast free; not in the paper")
+    detail: float = Field(0.0, ge=0, description="as much local detail as a real image has; not in the paper")
     relation: float = Field(0.0, ge=0, description="likeness to the population's intensity curves; not in the paper")
     relation_kept: float = Field(0.0, ge=0, le=1, description="share of `relation` that stays after the opening")
     opening: tuple[float, float] = Field(

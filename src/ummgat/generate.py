@@ -42,7 +42,6 @@ class Request:
     fuse: bool = False
     """Generate from every available source and combine."""
     with_reliability: bool = True
-    batch: int = 8
 
 
 @dataclass
@@ -168,14 +167,14 @@ def _generate(
 ) -> Generated:
     mode = model.criteria["mode"] if request.mode == "auto" else request.mode
     codes = {q: _codes(model, Domain(center, q), target, mode, reference_codes) for q in sources}
-    answers = [translate_volume(model.nets.generator, volumes[q], *codes[q][0], request.batch) for q in sources]
+    answers = [translate_volume(model.nets.generator, volumes[q], *codes[q][0]) for q in sources]
     weights, basis = _weights(model, center, target, sources, mode)
     volume = _combine(answers, weights)
     trust = None
     if request.with_reliability:
         nudged = [*answers]
         for q in sources:
-            nudged += nudged_translations(model.nets.generator, volumes[q], codes[q], request.batch)
+            nudged += nudged_translations(model.nets.generator, volumes[q], codes[q])
         # A source may lack brain that another has; where it gave no answer, it does not disagree.
         nudged = [np.where((answer == 0) & (volume > 0), volume, answer) for answer in nudged]
         index = model.table.index

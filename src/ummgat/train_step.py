@@ -81,11 +81,11 @@ def terms_at(config: Config, step: int, cycle: float) -> Terms:
     """
     loss = config.loss
     if not loss.relation:
-        return Terms(loss.adversarial, cycle, 0.0, loss.structure)
+        return Terms(loss.adversarial, cycle, 0.0, loss.structure, loss.detail)
     begin, end = (mark * config.train.iterations for mark in loss.opening)
     done = 1.0 if step >= end else max(0.0, (step - begin) / (end - begin))
     relation = loss.relation * (1 - (1 - loss.relation_kept) * done)
-    return Terms(loss.adversarial * done, cycle, relation, loss.structure * done)
+    return Terms(loss.adversarial * done, cycle, relation, loss.structure * done, loss.detail * done)
 
 
 @contextmanager

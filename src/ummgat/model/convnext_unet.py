@@ -1,10 +1,9 @@
 """ConvNeXt-style U-Net generator. Source: Liu et al. 2022; Han et al. 2022 (ConvUNeXt), by FID as good as Swin in the paper."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ummgat.config import ModelConfig
-from ummgat.model.masked import Convolution, MaskedAdaIN, Place
+from ummgat.model.masked import Convolution, MaskedAdaIN, Place, add_mlp
 from ummgat.model.unet import UShape
 
 
@@ -21,7 +20,7 @@ class ConvNextBlock(nn.Module):
     def forward(self, h: Tensor, place: Place, code: Tensor) -> Tensor:
         """(batch, height, width, channels) → same."""
         mask = place.mask
-        return h + self.contract(F.gelu(self.expand(self.norm(self.depthwise(h, mask), mask, code)))) * mask
+        return add_mlp(h, self.norm(self.depthwise(h, mask), mask, code), self.expand, self.contract, place)
 
 
 def convnext_unet(config: ModelConfig) -> UShape:

@@ -98,12 +98,21 @@ class Place(NamedTuple):
     """(batch, height, width, 1): 1 on brain, 0 elsewhere."""
     origin: tuple[int, int]
     """Row and column of the first token on the canvas; keeps attention windows where they are on the whole image."""
+    cells: Tensor | None = None
+    """Indices of brain in the flattened mask, for work that leaves out the rest; None: nothing is left out. How many there
+    are is known only by looking, for which an accelerator would have to wait."""
+
+
+def brain_cells(mask: Tensor) -> Tensor:
+    """Indices of brain in the flattened mask: (n,)."""
+    return mask.flatten().nonzero().squeeze(1)
 
 
 def coarser(place: Place, factor: int) -> Place:
     """The place `factor` times coarser: cells that hold any brain."""
     row, column = place.origin
-    return Place(coarser_mask(place.mask, factor), (row // factor, column // factor))
+    mask = coarser_mask(place.mask, factor)
+    return Place(mask, (row // factor, column // factor), None if place.cells is None else brain_cells(mask))
 
 
 def coarser_mask(mask: Tensor, factor: int) -> Tensor:
@@ -124,6 +133,18 @@ class Convolution(nn.Module):
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         """(batch, height, width, n_in) → (batch, height, width, n_out)."""
         return channels_last(self.conv(channels_first(h))) * mask
+
+
+def add_mlp(h: Tensor, normed: Tensor, expand: nn.Linear, contract: nn.Linear, place: Place) -> Tensor:
+    """Add an MLP to the stream, h + contract(GELU(expand(normed))): (batch, height, width, channels) → like h.
+
+    Both inputs must be 0 outside the brain; so is what comes back.
+    """
+    if place.cells is None:
+        return h + contract(F.gelu(expand(normed))) * place.mask
+    flat = h.flatten(0, 2)
+    added = contract(F.gelu(expand(normed.flatten(0, 2).index_select(0, place.cells))))
+    return flat.index_copy(0, place.cells, flat.index_select(0, place.cells) + added).view_as(h)
 
 
 class Up(nn.Module):
@@ -191,7 +212,7 @@ class PixelHead(nn.Module):
         return channels_first(torch.where(mask > 0, image, BACKGROUND))
 
 
-def frame(x: Tensor, mask: Tensor | None, origin: tuple[int, int], unit: int) -> tuple[Tensor, Place]:
+def frame(x: Tensor, mask: Tensor | None, origin: tuple[int, int], unit: int, brain_only: bool) -> tuple[Tensor, Place]:
     """Pad an image of any size and find its brain.
 
     Returns
@@ -199,7 +220,8 @@ def frame(x: Tensor, mask: Tensor | None, origin: tuple[int, int], unit: int) ->
     x : Tensor (batch, 1, H, W)
         Padded with background so that H and W divide by `unit`.
     place : Place
-        The given mask (batch, 1, height, width) or the non-background pixels, padded likewise, and `origin`.
+        The given mask (batch, 1, height, width) or the non-background pixels, padded likewise, and `origin`; its cells if
+        work is to be done on `brain_only`.
     """
     if any(start % unit for start in origin):
         raise ValueError(f"Bad origin. Found {origin}; expected multiples of {unit}. Cut the image there.")
@@ -209,4 +231,4 @@ def frame(x: Tensor, mask: Tensor | None, origin: tuple[int, int], unit: int) ->
         )
     mask = brain_mask(x) if mask is None else mask.to(x.dtype)
     mask = channels_last(pad_to_multiple(mask, unit, 0.0))
-    return pad_to_multiple(x, unit, BACKGROUND), Place(mask, origin)
+    return pad_to_multiple(x, unit, BACKGROUND), Place(mask, origin, brain_cells(mask) if brain_only else None)

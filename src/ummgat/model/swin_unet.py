@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ummgat.config import ModelConfig
-from ummgat.model.masked import Convolution, MaskedAdaIN, Place
+from ummgat.model.masked import Convolution, MaskedAdaIN, Place, add_mlp
 from ummgat.model.unet import UShape
 
 
@@ -44,15 +44,21 @@ class WindowAttention(nn.Module):
             t = t.view(batch, rows, side, columns, side, -1).transpose(2, 3)
             return t.reshape(batch * rows * columns, side * side, -1)
 
-        q, k, v = (
-            windows(self.qkv(h)).view(-1, side * side, 3, heads, channels // heads).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+        tokens, present = windows(h), windows(place.mask)
+        occupied = None if place.cells is None else present.any(1).squeeze(1)
+        if occupied is not None:
+            tokens, present = tokens[occupied], present[occupied]
+        q, k, v = self.qkv(tokens).view(-1, side * side, 3, heads, channels // heads).permute(2, 0, 3, 1, 4).unbind(0)
         # Finite, so that a window without brain stays finite; its output is masked away.
-        absent = (windows(place.mask) - 1.0).view(-1, 1, 1, side * side).to(q.dtype) * 1e4
+        absent = (present - 1.0).view(-1, 1, 1, side * side).to(q.dtype) * 1e4
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=absent.expand(-1, heads, side * side, -1))
-        out = out.transpose(1, 2).reshape(batch, rows, columns, side, side, channels).transpose(2, 3)
+        out = self.project(out.transpose(1, 2).reshape(-1, side * side, channels))
+        if occupied is not None:
+            everywhere = out.new_zeros((batch * rows * columns, side * side, channels))
+            out = everywhere.index_put((occupied,), out)
+        out = out.view(batch, rows, columns, side, side, channels).transpose(2, 3)
         out = out.reshape(batch, rows * side, columns * side, channels)
-        return self.project(out[:, top : top + height, left : left + width]) * place.mask
+        return out[:, top : top + height, left : left + width] * place.mask
 
 
 class SwinBlock(nn.Module):
@@ -72,7 +78,7 @@ class SwinBlock(nn.Module):
         mask = place.mask
         h = h + self.position(h, mask)
         h = h + self.attention(self.norm_attention(h, mask, code), place)
-        return h + self.contract(F.gelu(self.expand(self.norm_mlp(h, mask, code)))) * mask
+        return add_mlp(h, self.norm_mlp(h, mask, code), self.expand, self.contract, place)
 
 
 def swin_unet(config: ModelConfig) -> UShape:

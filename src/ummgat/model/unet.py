@@ -69,7 +69,13 @@ class UShape(nn.Module):
         self.head = PixelHead(2 * pixel_width, pixel_width, code_dim)
 
     def forward(
-        self, x: Tensor, code: Tensor, source: Tensor, mask: Tensor | None = None, origin: tuple[int, int] = (0, 0)
+        self,
+        x: Tensor,
+        code: Tensor,
+        source: Tensor,
+        mask: Tensor | None = None,
+        origin: tuple[int, int] = (0, 0),
+        brain_only: bool = False,
     ) -> Tensor:
         """Translate.
 
@@ -86,6 +92,9 @@ class UShape(nn.Module):
         origin : (int, int)
             Where `x` was cut out of a larger image, row and column, multiples of `self.unit`. Given it, a cut that
             keeps all brain gives what the whole image would have given.
+        brain_only : bool
+            Leave background out of the attention and the MLPs. The same image in less time on a CPU; an accelerator
+            would have to wait for the number of brain cells, block by block.
 
         Returns
         -------
@@ -93,7 +102,7 @@ class UShape(nn.Module):
             In [-1, 1], background exactly -1.
         """
         height, width = x.shape[-2:]
-        x, place_pixels = frame(x, mask, origin, self.unit)
+        x, place_pixels = frame(x, mask, origin, self.unit, brain_only)
         source, code = unit(source), unit(code)
         # The product lets one linear map say "invert if T1 to T2, but not if T2 to T2".
         code = unit(self.join_codes(torch.cat([code, source, code * source], dim=1)))
