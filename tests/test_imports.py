@@ -20,7 +20,7 @@ LAYERS = (
     ("volume", "tensors", "overrides"),
     ("study", "crop"),
     ("prepare", "phantom", "draw", "model"),
-    ("slices", "losses", "weights"),
+    ("slices", "slice_profile", "losses", "weights"),
     ("translate", "train_step", "relation"),
     ("validate", "reliability", "train_state", "estimate"),
     ("generate", "train"),

@@ -141,3 +141,10 @@ def test_lesions_are_left_out_of_curves_and_averaged_per_subject(tmp_path):
     assert found.lesions[0] == pytest.approx(150, abs=1)
     assert np.isnan(found.lesions[1])
     np.testing.assert_allclose(found.curves[0, 1][SEEN], 240 - KNOT_VALUES[SEEN], atol=256 / BINS)
+
+
+def test_difference_of_planes_is_the_median_over_the_volumes_of_a_domain(tmp_path):
+    """Planes of one value that alternate by 10, 20 and 60 differ by just that."""
+    alternate = (np.arange(SHAPE[0]) % 2)[:, None, None] * np.ones(SHAPE)
+    volumes = [volume(tmp_path, f"a{i}", "t1", 0, 50 + by * alternate) for i, by in enumerate((10, 20, 60))]
+    assert relations(volumes, 1).flickers == [20]

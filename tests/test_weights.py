@@ -31,6 +31,7 @@ def model():
         codes={name: torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("xy")},
         histograms=rng.dirichlet(np.ones(256), 3),
         spreads=np.where(np.eye(3)[:, ::-1, None] > 0, np.nan, rng.random((3, 3, 5)) * 50),
+        flickers=np.array([3.5, np.nan, 8.0]),
         criteria={"score": 1.5, "mode": "mean", "sources": {"A/t1": ["A/t2"]}},
         training={"steps": 7},
         version="",
@@ -67,7 +68,7 @@ def test_what_was_exported_comes_back(model, path):
 def test_metadata_can_be_read_without_us(path):
     with safe_open(path, framework="np") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
-    assert metadata["format"] == "ummgat-model-2"
+    assert metadata["format"] == "ummgat-model-3"
     assert metadata["version"] == ummgat.__version__
     assert metadata["domains"] == ["Zürich/t2", "A/t1", "A/t2"]
     assert metadata["config"]["model"]["code_dim"] == 4
@@ -122,7 +123,7 @@ def test_missing_file_is_named(tmp_path):
 
 def test_checkpoint_is_not_a_model(trained_run):
     with pytest.raises(
-        ValueError, match=r"another kind: .*Found format 'ummgat-checkpoint-1'; expected 'ummgat-model-2'"
+        ValueError, match=r"another kind: .*Found format 'ummgat-checkpoint-1'; expected 'ummgat-model-3'"
     ):
         load_model(trained_run / "checkpoint.safetensors")
 
@@ -143,7 +144,7 @@ def test_weights_that_are_not_numbers_are_refused(model, tmp_path, value):
 
 @pytest.mark.parametrize("message", ["tensor gone", "wrong shape"])
 def test_weights_that_do_not_fit_their_own_config_are_refused(path, message):
-    tensors, metadata = load_tensors(path, "ummgat-model-2")
+    tensors, metadata = load_tensors(path, "ummgat-model-3")
     name = next(n for n in tensors if n.startswith("mapper."))
     tensors = {n: t for n, t in tensors.items() if n != name} | (
         {name: torch.zeros(1, 1)} if message == "wrong shape" else {}

@@ -167,14 +167,15 @@ def _generate(
 ) -> Generated:
     mode = model.criteria["mode"] if request.mode == "auto" else request.mode
     codes = {q: _codes(model, Domain(center, q), target, mode, reference_codes) for q in sources}
-    answers = [translate_volume(model.nets.generator, volumes[q], *codes[q][0]) for q in sources]
+    flicker = float(model.flickers[model.table.index(target)])
+    answers = [translate_volume(model.nets.generator, volumes[q], *codes[q][0], flicker) for q in sources]
     weights, basis = _weights(model, center, target, sources, mode)
     volume = _combine(answers, weights)
     trust = None
     if request.with_reliability:
         nudged = [*answers]
         for q in sources:
-            nudged += nudged_translations(model.nets.generator, volumes[q], codes[q])
+            nudged += nudged_translations(model.nets.generator, volumes[q], codes[q], flicker)
         # A source may lack brain that another has; where it gave no answer, it does not disagree.
         nudged = [np.where((answer == 0) & (volume > 0), volume, answer) for answer in nudged]
         index = model.table.index
@@ -203,6 +204,7 @@ def _generate(
         "software": f"ummgat {__version__}",
         "intensities": "arbitrary units of the target domain, brain 1-255; a missing sequence has no scale to return to",
         "generated_at_mm": spacing,
+        "plane_differences_at_most": round(flicker, 2) if np.isfinite(flicker) else None,
         "warnings": warnings,
     }
     return Generated(target, volume, trust, provenance, warnings)

@@ -56,7 +56,7 @@ def image_scores(image: Floats, truth: Floats, similarity: Floats, region: Mask)
     return ImageScores(float(np.abs(error).mean()), float(similarity[region].mean()), correlation, psnr)
 
 
-def flicker(volume: Floats, brain: Mask) -> float:
+def flicker(volume: NDArray[np.number], brain: Mask) -> float:
     """Mean absolute difference of neighbouring planes, over voxels that are brain in both."""
     both = brain[1:] & brain[:-1]
     return float(np.abs(np.diff(volume.astype(np.float64), axis=0))[both].mean())

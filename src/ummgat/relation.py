@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.metrics import flicker
 from ummgat.slices import TrainingVolume
 
 BINS = 32
@@ -39,6 +40,7 @@ class _Brain(NamedTuple):
     values: NDArray[np.uint8]
     healthy: NDArray[np.bool_]
     lesion: NDArray[np.bool_]
+    flicker: float
 
 
 class _Sums(NamedTuple):
@@ -66,6 +68,8 @@ class Relations(NamedTuple):
     is large, the source's intensity leaves open what the target shows. NaN as in `curves`; 0 on the diagonal."""
     lesions: NDArray[np.float32]
     """(n_domains,): mean intensity inside lesions, 1…255; NaN where none is annotated."""
+    flickers: NDArray[np.float32]
+    """(n_domains,): median difference of neighbouring planes, grey levels, see `ummgat.metrics.flicker`."""
 
 
 def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
@@ -102,7 +106,8 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
     curves[range(n_domains), range(n_domains)] = np.clip(knots, 1, 255)
     spreads[range(n_domains), range(n_domains)] = 0
     lesions = np.array([_lesion_mean(own) for own in brains])
-    return Relations(curves.astype(np.float32), spreads.astype(np.float32), lesions.astype(np.float32))
+    flickers = np.array([np.median([brain.flicker for brain in own]) for own in brains])
+    return Relations(*(values.astype(np.float32) for values in (curves, spreads, lesions, flickers)))
 
 
 def _brains(own: Sequence[TrainingVolume]) -> list[_Brain]:
@@ -125,7 +130,7 @@ def _in_frame(volume: TrainingVolume) -> _Brain:
     inside, lesion = brain[grid].ravel(), np.zeros(int(np.prod(FRAME)), bool)
     if labels is not None:
         lesion = inside & (np.asarray(labels)[grid].ravel() > 0)
-    return _Brain(volume.study.subject, values[grid].ravel(), inside & ~lesion, lesion)
+    return _Brain(volume.study.subject, values[grid].ravel(), inside & ~lesion, lesion, flicker(values, brain))
 
 
 def _sums(brains: Sequence[_Brain]) -> _Sums:

@@ -19,7 +19,7 @@ FULL_DISTRUST = 96.0
 
 
 def nudged_translations(
-    generator: UShape, volume: NDArray[np.uint8], codes: list[tuple[Tensor, Tensor]]
+    generator: UShape, volume: NDArray[np.uint8], codes: list[tuple[Tensor, Tensor]], flicker: float
 ) -> list[NDArray[np.uint8]]:
     """Translate mirrored, shifted by one voxel along row and column, and with every further pair of codes.
 
@@ -28,16 +28,18 @@ def nudged_translations(
     volume : ndarray (plane, row, column), uint8
     codes : list of (Tensor (code_dim,), Tensor (code_dim,))
         Of the target and of the source. The first pair is the one in use; others are other estimates of the same.
+    flicker : float
+        Of the target, as `translate_volume` takes it.
 
     Returns
     -------
     list of ndarray like `volume`
         Moved back into place.
     """
-    mirrored = translate_volume(generator, volume[:, :, ::-1], *codes[0])[:, :, ::-1]
+    mirrored = translate_volume(generator, volume[:, :, ::-1], *codes[0], flicker)[:, :, ::-1]
     room = np.pad(volume, ((0, 0), (1, 0), (1, 0)))  # one voxel of room, so that the shift pushes nothing out
-    shifted = translate_volume(generator, room, *codes[0])[:, 1:, 1:]
-    return [mirrored, shifted, *(translate_volume(generator, volume, *pair) for pair in codes[1:])]
+    shifted = translate_volume(generator, room, *codes[0], flicker)[:, 1:, 1:]
+    return [mirrored, shifted, *(translate_volume(generator, volume, *pair, flicker) for pair in codes[1:])]
 
 
 def disagreement(answers: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -305,6 +305,7 @@ def _validate(
             ]
         ),
         spreads=found.spreads.astype(np.float64),
+        flickers=found.flickers.astype(np.float64),
         criteria=criteria,
         training={
             "steps": state.step,

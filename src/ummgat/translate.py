@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ummgat.model.masked import BACKGROUND
 from ummgat.model.unet import UShape
+from ummgat.slice_profile import settled
 from ummgat.slices import from_unit, to_unit
 
 PLANES_PER_THREAD = 2
@@ -19,7 +20,12 @@ PLANES_ON_ACCELERATOR = 16
 
 
 def translate_volume(
-    generator: UShape, volume: NDArray[np.uint8], code: Tensor, source: Tensor, batch: int = 0
+    generator: UShape,
+    volume: NDArray[np.uint8],
+    code: Tensor,
+    source: Tensor,
+    flicker: float = np.inf,
+    batch: int = 0,
 ) -> NDArray[np.uint8]:
     """Translate every plane that has brain.
 
@@ -33,6 +39,8 @@ def translate_volume(
         Brain 1–255, background 0. Whole head; any size.
     code, source : Tensor (code_dim,)
         Of the target and of what `volume` is. One for all planes: a code per plane would flicker.
+    flicker : float
+        How much neighbouring planes of the target may differ, see `ummgat.slice_profile.settled`. Default: as they do.
     batch : int
         Planes at once; 0 = 2 per thread on a CPU, 16 on an accelerator.
 
@@ -62,7 +70,7 @@ def translate_volume(
     else:
         for part in parts:
             translate(part)
-    return out
+    return settled(out, flicker)
 
 
 def _on_all_threads(work: Callable[[NDArray[np.intp]], None], parts: list[NDArray[np.intp]]) -> None:

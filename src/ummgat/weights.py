@@ -19,7 +19,7 @@ from ummgat.domain import Domain, DomainTable
 from ummgat.model.networks import Networks, build_networks
 from ummgat.tensors import all_finite, file_hash, load_tensors, save_tensors, with_prefix, without_prefix
 
-FORMAT = "ummgat-model-2"
+FORMAT = "ummgat-model-3"
 
 StoredMode = Literal["mapper", "mean"]
 
@@ -38,6 +38,8 @@ class TrainedModel:
     """(n_domains, 256): intensity distribution of each domain's training brains, summing to 1; bin 0 is 0."""
     spreads: NDArray[np.float64]
     """(n_domains, n_domains, KNOTS): how far a source's intensity leaves the target open, see `relation.Relations`."""
+    flickers: NDArray[np.float64]
+    """(n_domains,): how much neighbouring planes of a domain differ, see `relation.Relations`."""
     criteria: dict[str, Any]
     """Last validation, see `validate`: scores per direction, what they rest on, chosen sources and code mode."""
     training: dict[str, Any]
@@ -58,8 +60,8 @@ def save_model(path: Path, model: TrainedModel) -> None:
         tensors |= with_prefix(name, module.state_dict())
     tensors |= with_prefix("codes", model.codes)
     tensors["histograms"] = torch.from_numpy(model.histograms.astype(np.float32))
-    known = np.isfinite(model.spreads)  # a file holds finite numbers only
-    tensors["spreads"] = torch.from_numpy(np.where(known, model.spreads, -1).astype(np.float32))
+    for name in ("spreads", "flickers"):  # neither is negative, and a file holds finite numbers only
+        tensors[name] = torch.from_numpy(np.nan_to_num(getattr(model, name), nan=-1.0).astype(np.float32))
     metadata = {
         "format": FORMAT,
         "version": __version__,
@@ -97,13 +99,17 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
             f"is of version {metadata.get('version')}. Export the model again, or use the version that wrote it."
         ) from error
     device = device or torch.device("cpu")
+    known = {
+        name: np.where(tensors[name].numpy() < 0, np.nan, tensors[name].numpy()).astype(np.float64)
+        for name in ("spreads", "flickers")
+    }
     return TrainedModel(
         nets=nets.to(device),
         table=table,
         config=config,
         codes={name: tensor.to(device) for name, tensor in without_prefix("codes", tensors).items()},
         histograms=tensors["histograms"].double().numpy(),
-        spreads=np.where(tensors["spreads"].numpy() < 0, np.nan, tensors["spreads"].numpy()).astype(np.float64),
+        **known,
         criteria=metadata["criteria"],
         training=metadata["training"],
         version=metadata["version"],

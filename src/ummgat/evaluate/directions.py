@@ -34,8 +34,9 @@ def substitutes_for(
 ) -> dict[str, Volume]:
     """What can stand in for a missing `target` when `source` (plane, row, column) of `domain` is there."""
     code, own = (model.codes[mode][model.table.index(d)] for d in (target, domain))
+    flicker = float(model.flickers[model.table.index(target)])
     return {
-        "generated": translate_volume(model.nets.generator, source, code, own),
+        "generated": translate_volume(model.nets.generator, source, code, own, flicker),
         "matched": match_histogram(source, model.histograms[model.table.index(target)]),
         "copied": source,
         "empty": np.zeros_like(source),
