@@ -1,9 +1,10 @@
 """ConvNeXt-style U-Net generator. Source: Liu et al. 2022; Han et al. 2022 (ConvUNeXt), by FID as good as Swin in the paper."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ummgat.config import ModelConfig
-from ummgat.model.masked import Convolution, MaskedAdaIN, Place, add_mlp
+from ummgat.model.masked import Convolution, MaskedAdaIN, Place, gathered, scattered
 from ummgat.model.unet import UShape
 
 
@@ -19,8 +20,14 @@ class ConvNextBlock(nn.Module):
 
     def forward(self, h: Tensor, place: Place, code: Tensor) -> Tensor:
         """(batch, height, width, channels) → same."""
-        mask = place.mask
-        return add_mlp(h, self.norm(self.depthwise(h, mask), mask, code), self.expand, self.contract, place)
+        mask, cells = place.mask, place.cells
+        new = self.depthwise(h, mask)
+        if cells is None:
+            return h + self._mlp(self.norm(new, mask, code)) * mask
+        return h + scattered(self._mlp(self.norm.on_cells(gathered(new, cells), cells, code)), cells, h)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.contract(F.gelu(self.expand(x)))
 
 
 def convnext_unet(config: ModelConfig) -> UShape:

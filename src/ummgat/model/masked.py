@@ -43,6 +43,20 @@ def masked_moments(h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
+class Cells(NamedTuple):
+    """The brain of a map as a list, sample after sample."""
+
+    where: Tensor
+    """(n,): each cell's place in the flattened map (batch · height · width)."""
+    sizes: list[int]
+    """Cells of each sample. Known only by looking, for which an accelerator would have to wait."""
+
+
+def brain_cells(mask: Tensor) -> Cells:
+    """List the brain of a mask (batch, height, width, 1)."""
+    return Cells(mask.flatten().nonzero().squeeze(1), mask.count_nonzero((1, 2, 3)).tolist())
+
+
 class MaskedAdaIN(nn.Module):
     """(1 + γ(s)) · IN(h) + β(s) with statistics over the brain.
 
@@ -68,11 +82,26 @@ class MaskedAdaIN(nn.Module):
         Tensor like h
             0 where `mask` is 0.
         """
-        mean, variance = masked_moments(h, mask)
-        gamma, beta = self.affine(code)[:, None, None, :].float().chunk(2, dim=-1)
-        scale = (1 + gamma) * torch.rsqrt(variance + 1e-5)
-        shift = beta - mean * scale
+        scale, shift = self._line(*masked_moments(h, mask), self.affine(code)[:, None, None, :])
         return (h * scale.to(h.dtype) + shift.to(h.dtype)) * mask
+
+    def on_cells(self, x: Tensor, cells: Cells, code: Tensor) -> Tensor:
+        """The same on brain cells alone: (n, channels) → (n, channels)."""
+        parts = []
+        for part, affine in zip(x.split(cells.sizes), self.affine(code), strict=True):
+            n, values = max(len(part), 1), part.float()
+            mean = values.sum(0) / n
+            variance = (torch.linalg.vector_norm(values, dim=0).square() / n - mean.square()).clamp_min(0.0)
+            scale, shift = self._line(mean, variance, affine)
+            parts.append(torch.addcmul(shift.to(x.dtype), part, scale.to(x.dtype)))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    @staticmethod
+    def _line(mean: Tensor, variance: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and summand that normalise and apply γ and β (…, 2 · channels), in float32."""
+        gamma, beta = affine.float().chunk(2, dim=-1)
+        scale = (1 + gamma) * torch.rsqrt(variance + 1e-5)
+        return scale, beta - mean * scale
 
 
 def channels_first(h: Tensor) -> Tensor:
@@ -98,14 +127,18 @@ class Place(NamedTuple):
     """(batch, height, width, 1): 1 on brain, 0 elsewhere."""
     origin: tuple[int, int]
     """Row and column of the first token on the canvas; keeps attention windows where they are on the whole image."""
-    cells: Tensor | None = None
-    """Indices of brain in the flattened mask, for work that leaves out the rest; None: nothing is left out. How many there
-    are is known only by looking, for which an accelerator would have to wait."""
+    cells: Cells | None = None
+    """Given where blocks are to leave out the background."""
 
 
-def brain_cells(mask: Tensor) -> Tensor:
-    """Indices of brain in the flattened mask: (n,)."""
-    return mask.flatten().nonzero().squeeze(1)
+def gathered(h: Tensor, cells: Cells) -> Tensor:
+    """Brain cells of a map: (batch, height, width, channels) → (n, channels)."""
+    return h.flatten(0, 2).index_select(0, cells.where)
+
+
+def scattered(x: Tensor, cells: Cells, like: Tensor) -> Tensor:
+    """Undo `gathered`, 0 elsewhere: (n, channels) → shape of `like`."""
+    return torch.zeros_like(like).flatten(0, 2).index_copy(0, cells.where, x).view_as(like)
 
 
 def coarser(place: Place, factor: int) -> Place:
@@ -133,18 +166,6 @@ class Convolution(nn.Module):
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         """(batch, height, width, n_in) → (batch, height, width, n_out)."""
         return channels_last(self.conv(channels_first(h))) * mask
-
-
-def add_mlp(h: Tensor, normed: Tensor, expand: nn.Linear, contract: nn.Linear, place: Place) -> Tensor:
-    """Add an MLP to the stream, h + contract(GELU(expand(normed))): (batch, height, width, channels) → like h.
-
-    Both inputs must be 0 outside the brain; so is what comes back.
-    """
-    if place.cells is None:
-        return h + contract(F.gelu(expand(normed))) * place.mask
-    flat = h.flatten(0, 2)
-    added = contract(F.gelu(expand(normed.flatten(0, 2).index_select(0, place.cells))))
-    return flat.index_copy(0, place.cells, flat.index_select(0, place.cells) + added).view_as(h)
 
 
 class Up(nn.Module):

@@ -6,11 +6,12 @@ table; shifted windows pad instead of wrapping around; bilinear expanding; every
 by the code, skips included.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ummgat.config import ModelConfig
-from ummgat.model.masked import Convolution, MaskedAdaIN, Place, add_mlp
+from ummgat.model.masked import Convolution, MaskedAdaIN, Place, gathered, scattered
 from ummgat.model.unet import UShape
 
 
@@ -32,33 +33,60 @@ class WindowAttention(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
 
     def forward(self, h: Tensor, place: Place) -> Tensor:
-        """(batch, height, width, channels) → like h."""
+        """(batch, height, width, channels) → like h, 0 outside the brain."""
         batch, height, width, channels = h.shape
-        side, heads = self.window, self.heads
-        top, left = ((self.shift + start) % side for start in place.origin)
-        bottom, right = -(height + top) % side, -(width + left) % side
-        rows, columns = (height + top + bottom) // side, (width + left + right) // side
+        frame = self._frame(place)
+        out = self._attend(_windows(h, self.window, *frame), _windows(place.mask, self.window, *frame).squeeze(-1))
+        left, right, top, bottom = frame
+        rows, columns = (n // self.window for n in (height + top + bottom, width + left + right))
+        out = out.view(batch, rows, columns, self.window, self.window, channels).transpose(2, 3)
+        out = out.reshape(batch, rows * self.window, columns * self.window, channels)
+        return self.project(out[:, top : top + height, left : left + width]) * place.mask
 
-        def windows(t: Tensor) -> Tensor:
-            t = F.pad(t, (0, 0, left, right, top, bottom))
-            t = t.view(batch, rows, side, columns, side, -1).transpose(2, 3)
-            return t.reshape(batch * rows * columns, side * side, -1)
+    def on_cells(self, x: Tensor, place: Place) -> Tensor:
+        """The same on brain cells alone: (n, channels) → (n, channels).
 
-        tokens, present = windows(h), windows(place.mask)
-        occupied = None if place.cells is None else present.any(1).squeeze(1)
-        if occupied is not None:
-            tokens, present = tokens[occupied], present[occupied]
-        q, k, v = self.qkv(tokens).view(-1, side * side, 3, heads, channels // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        Windows with half their tokens or fewer make do with half the length.
+        """
+        assert place.cells is not None
+        # Each token's number in x plus 1; 0 is no brain, and padding is 0 as well.
+        numbers = torch.zeros_like(place.mask, dtype=torch.int64)
+        numbers.view(-1)[place.cells.where] = torch.arange(1, len(x) + 1, device=x.device)
+        numbers = _windows(numbers, self.window, *self._frame(place)).squeeze(-1)
+        numbers = numbers.sort(dim=1, descending=True).values  # brain first
+        size, full = (numbers > 0).sum(1), numbers.shape[1]
+        out = torch.zeros_like(x)
+        for least, most in ((1, full // 2), (full // 2 + 1, full)):
+            own = numbers[(size >= least) & (size <= most), :most]
+            if not len(own):
+                continue
+            present = own > 0
+            tokens = x.index_select(0, (own - 1).clamp_min(0).flatten()).view(*own.shape, -1)
+            out = out.index_copy(0, own[present] - 1, self._attend(tokens, present)[present])
+        return self.project(out)
+
+    def _frame(self, place: Place) -> tuple[int, int, int, int]:
+        """Padding left, right, top, bottom that brings the window grid to where it lies on the canvas."""
+        top, left = ((self.shift + start) % self.window for start in place.origin)
+        height, width = place.mask.shape[1:3]
+        return left, -(width + left) % self.window, top, -(height + top) % self.window
+
+    def _attend(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Tokens (n, length, channels) of n windows, and 1 where there is one, else 0 (n, length) → like tokens."""
+        n, length, channels = tokens.shape
+        q, k, v = self.qkv(tokens).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         # Finite, so that a window without brain stays finite; its output is masked away.
-        absent = (present - 1.0).view(-1, 1, 1, side * side).to(q.dtype) * 1e4
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=absent.expand(-1, heads, side * side, -1))
-        out = self.project(out.transpose(1, 2).reshape(-1, side * side, channels))
-        if occupied is not None:
-            everywhere = out.new_zeros((batch * rows * columns, side * side, channels))
-            out = everywhere.index_put((occupied,), out)
-        out = out.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-        out = out.reshape(batch, rows * side, columns * side, channels)
-        return out[:, top : top + height, left : left + width] * place.mask
+        absent = (present.to(q.dtype) - 1.0).view(n, 1, 1, length) * 1e4
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=absent.expand(-1, self.heads, length, -1))
+        return out.transpose(1, 2).reshape(n, length, channels)
+
+
+def _windows(t: Tensor, side: int, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Pad a map (batch, height, width, channels) and cut it into squares: (windows, side², channels)."""
+    t = F.pad(t, (0, 0, left, right, top, bottom))
+    batch, height, width, channels = t.shape
+    t = t.view(batch, height // side, side, width // side, side, channels).transpose(2, 3)
+    return t.reshape(-1, side * side, channels)
 
 
 class SwinBlock(nn.Module):
@@ -75,10 +103,17 @@ class SwinBlock(nn.Module):
 
     def forward(self, h: Tensor, place: Place, code: Tensor) -> Tensor:
         """(batch, height, width, channels) → same."""
-        mask = place.mask
+        mask, cells = place.mask, place.cells
         h = h + self.position(h, mask)
-        h = h + self.attention(self.norm_attention(h, mask, code), place)
-        return add_mlp(h, self.norm_mlp(h, mask, code), self.expand, self.contract, place)
+        if cells is None:
+            h = h + self.attention(self.norm_attention(h, mask, code), place)
+            return h + self._mlp(self.norm_mlp(h, mask, code)) * mask
+        x = gathered(h, cells)
+        x = x + self.attention.on_cells(self.norm_attention.on_cells(x, cells, code), place)
+        return scattered(x + self._mlp(self.norm_mlp.on_cells(x, cells, code)), cells, h)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.contract(F.gelu(self.expand(x)))
 
 
 def swin_unet(config: ModelConfig) -> UShape:
