@@ -110,7 +110,7 @@ def test_without_selection_subjects_nothing_is_chosen():
 class Painter(nn.Module):
     """G(x, s): the whole brain in grey s."""
 
-    def forward(self, x, code, mask=None):
+    def forward(self, x, code, source, brain_only=False):
         return torch.where(x > -1, code.view(-1, 1, 1, 1), -1.0)
 
 
