@@ -21,7 +21,8 @@ from ummgat.files import write_json
 from ummgat.overrides import as_toml
 from ummgat.study import load_study
 
-COMMANDS = ("doctor", "phantom", "prepare", "draw", "train", "complete", "directions", "demo")
+COMMANDS = ("doctor", "phantom", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate", "report",
+            "directions", "demo")  # fmt: skip
 FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)
 """<what>: <where>. Found <value>; expected <value>. <Next action>."""
 
@@ -375,7 +376,7 @@ def test_further_processes_of_a_run_print_errors_only(cohort, draw_file, config_
         assert (result.exit_code, result.stdout) == (0, "")
         assert "nowhere" in refused("train", "tiny", "--data", "nowhere", "--draw", draw_file, "--out", "run")
     finally:
-        cli.console.quiet = False
+        cli.terminal.console.quiet = False
 
 
 def test_two_processes_train_one_model_and_print_once(cohort, draw_file, config_file, work):
@@ -476,3 +477,60 @@ def test_directions_without_the_subjects_of_the_draw_says_so(work, cohort, model
     message = refused("directions", cohort, work / "out", "--model", model_path, "--draw", work / "draw.json")
     assert "Nobody" in message
     assert not (work / "out").exists()
+
+
+# --- segmenters, evaluation, report ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paired(phantom, cohort_studies, work):
+    """A draw of complete subjects of center A: one trains a segmenter, one selects, one tests."""
+    complete = [s.subject for s in cohort_studies if s.center == "A" and len(s.sequences) == 4]
+    drawn = {
+        "mode": "all",
+        "seed": 0,
+        "domains": ["A/t1", "A/t1ce", "A/t2"],
+        "selection": complete[1:2],
+        "test": complete[:1],
+    }
+    others = [s.subject for s in cohort_studies if s.center == "A" and s.subject not in complete[:2]]
+    write_json(work / "d.json", drawn | {"format": "ummgat-draw-1", "train": {others[0]: ["t1"]}})
+    return work / "d.json", complete
+
+
+def test_from_segmenter_to_report(cohort, model_path, paired, work, monkeypatch):
+    draw, (tested, selected) = paired
+    drawn = json.loads(draw.read_text(encoding="utf-8"))
+    write_json(work / "train.json", drawn | {"train": {selected: ["t1"]}, "selection": [], "test": [tested]})
+    given = ["--data", cohort, "--draw", work / "train.json", "--out", "seg", "--spacing", "1"]
+    result = run("train-segmenter", *given, "--sequences", "t1,t1ce,t2", "--iterations", "2", "--accelerator", "cpu")
+    assert result.exit_code == 0
+    assert "Trained on 1 subjects" in result.stdout
+    call = ["evaluate", cohort, "ev", "--draw", work / "train.json", "--segmenter", "seg/segmenter.safetensors"]
+    call += ["--model", model_path]
+    result = run(*call)
+    assert result.exit_code == 0, result.stderr
+    assert "Random scenario: " in result.stdout
+    assert run(*call).exit_code == 0  # goes on, and finds nothing to do
+    before = (work / "ev" / "results.csv").read_text(encoding="utf-8")
+    assert run("report", "ev", "page", "--paper", "none").exit_code == 0
+    html = (work / "page" / "report.html").read_text(encoding="utf-8")
+    assert "With one subject no test is possible" in html
+    assert not re.search(r'(?:src|href)="(?!data:)', html)  # opens without a network
+    assert "no test possible" in html
+    assert {p.suffix for p in (work / "page").iterdir()} == {".html", ".csv", ".png", ".svg", ".json"}
+    refused("report", "ev", "page")  # never replaced unasked
+    assert (work / "ev" / "results.csv").read_text(encoding="utf-8") == before
+    # Nobody is tested who trained.
+    write_json(work / "swap.json", drawn | {"train": {tested: ["t1"]}, "selection": [], "test": [selected]})
+    again = ["evaluate", cohort, "other", "--draw", work / "swap.json", "--segmenter", "seg/segmenter.safetensors"]
+    assert f"Found {selected}; expected none" in refused(*again, "--model", model_path)
+    assert not (work / "other").exists()
+
+
+def test_evaluate_says_what_is_missing(cohort, model_path, paired, work, monkeypatch):
+    draw, _ = paired
+    monkeypatch.setattr("ummgat.doctor.bundled_file", lambda name: None)
+    assert "Give --segmenter" in refused("evaluate", cohort, "ev", "--draw", draw, "--model", model_path)
+    assert "Results are missing" in refused("report", work, "page")
+    assert not (work / "page").exists()

@@ -19,6 +19,9 @@ from ummgat import __version__
 BUNDLED_MODEL = "small.safetensors"
 """File in the package's `weights` folder that `ummgat complete` uses without --model."""
 
+BUNDLED_SEGMENTER, BUNDLED_DROPOUT = "segmenter.safetensors", "segmenter_dropout.safetensors"
+"""Files there that `ummgat evaluate` uses without --segmenter and --dropout."""
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
@@ -141,8 +144,13 @@ def rows(found: Examination) -> list[tuple[str, str]]:
 
 
 def bundled_model() -> Path | None:
-    """Weights that came with the package, or None."""
-    path = Path(str(resources.files("ummgat"))) / "weights" / BUNDLED_MODEL
+    """Weights of the generative model that came with the package, or None."""
+    return bundled_file(BUNDLED_MODEL)
+
+
+def bundled_file(name: str) -> Path | None:
+    """A file in the package's `weights` folder, or None."""
+    path = Path(str(resources.files("ummgat"))) / "weights" / name
     return path if path.is_file() else None
 
 

@@ -169,8 +169,8 @@ def _generate(
     codes = {q: _codes(model, Domain(center, q), target, mode, reference_codes) for q in sources}
     flicker = float(model.flickers[model.table.index(target)])
     answers = [translate_volume(model.nets.generator, volumes[q], *codes[q][0], flicker) for q in sources]
-    weights, basis = _weights(model, center, target, sources, mode)
-    volume = _combine(answers, weights)
+    weights, basis = fusion_weights(model, center, target, sources, mode)
+    volume = combined(answers, weights)
     trust = None
     if request.with_reliability:
         nudged = [*answers]
@@ -228,7 +228,7 @@ def _codes(
     return [(model.code(target, m), model.code(source, m)) for m in sorted(stored, key=lambda m: m != mode)]
 
 
-def _weights(
+def fusion_weights(
     model: TrainedModel, center: str, target: Domain, sources: Sequence[str], mode: str
 ) -> tuple[NDArray[np.float64], str]:
     """Weights of sources when fused: inverse square of the stored error of each direction; equal where one is unknown."""
@@ -247,7 +247,7 @@ def _weights(
     return weights / weights.sum(), "true images of selection subjects" if by_truth else "unpaired criteria"
 
 
-def _combine(answers: Sequence[NDArray[np.uint8]], weights: NDArray[np.float64]) -> NDArray[np.uint8]:
+def combined(answers: Sequence[NDArray[np.uint8]], weights: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Weighted mean of the answers that have brain at a voxel."""
     if len(answers) == 1:
         return answers[0]

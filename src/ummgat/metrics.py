@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 Floats = NDArray[np.floating]
@@ -82,3 +83,34 @@ def rank_correlation(a: Floats, b: Floats) -> float:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(spearmanr(a, b).statistic)
+
+
+def dice(found: Mask, truth: Mask) -> float:
+    """Dice overlap: 2 |A ∩ B| / (|A| + |B|); 1 where both are empty, 0 where one of them is."""
+    total = int(found.sum()) + int(truth.sum())
+    return 1.0 if total == 0 else 2.0 * int((found & truth).sum()) / total
+
+
+def hd95(found: Mask, truth: Mask, spacing_mm: tuple[float, float, float]) -> float:
+    """95th percentile of the distances between the two surfaces, both ways together.
+
+    Parameters
+    ----------
+    found, truth : ndarray (plane, row, column), bool
+    spacing_mm : (float, float, float)
+        Along plane, row and column.
+
+    Returns
+    -------
+    float
+        mm; 0 where both are empty, NaN where one of them is (no distance exists: count these apart).
+    """
+    if not found.any() and not truth.any():
+        return 0.0
+    if not found.any() or not truth.any():
+        return float("nan")
+    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(found | truth))
+    a, b = (np.pad(mask[box], 1) for mask in (found, truth))
+    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (a, b)]
+    away = [ndimage.distance_transform_edt(~edge, sampling=spacing_mm) for edge in edges]
+    return float(np.percentile(np.concatenate([away[1][edges[0]], away[0][edges[1]]]), 95))

@@ -1,0 +1,9 @@
+"""The command line. Each command parses its arguments, calls one function and prints what came back.
+
+What needs torch or numpy is imported inside the commands, so that --help is quick.
+"""
+
+from ummgat.cli import cohorts, evaluation, models  # registers the commands, in the order of --help
+from ummgat.cli.terminal import app, main, message_of
+
+__all__ = ["app", "cohorts", "evaluation", "main", "message_of", "models"]

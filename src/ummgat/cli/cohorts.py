@@ -1,0 +1,205 @@
+"""Commands that make, prepare and divide cohorts, and look at the machine."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ummgat.cli.terminal import (
+    MANY,
+    Layout,
+    Overwrite,
+    comma_list,
+    command,
+    console,
+    errors,
+    fail,
+    print_table,
+    progress,
+    report_failures,
+    say,
+    split,
+)
+
+
+@command
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show versions, devices, the right precision, extras, bundled weights and free room."""
+    from ummgat import doctor as doctors
+
+    found = doctors.examine()
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+    else:
+        print_table([{"what": topic, "found": text} for topic, text in doctors.rows(found)])
+        for problem in found.problems:
+            errors.print(problem, style="bold red", soft_wrap=True)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@command
+def phantom(
+    out: Annotated[Path, typer.Argument(help="New folder: studies/, truth/, split.json, centers.csv.")],
+    preset: Annotated[Literal["demo", "tiny"], typer.Option(help="Where the other options start from.")] = "demo",
+    centers: Annotated[list[str] | None, typer.Option(help="Training subjects: A=12,B=6.")] = None,
+    selection: Annotated[list[str] | None, typer.Option(help="Selection subjects: A=1,B=1.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Test subjects: A=3,B=1.")] = None,
+    healthy: Annotated[list[str] | None, typer.Option(help="Test subjects without a tumour: A=1.")] = None,
+    sequences: Annotated[
+        list[str] | None, typer.Option(help="What one center scans: A=t1,t2. Once per center.")
+    ] = None,
+    spacing: Annotated[float | None, typer.Option(help="Voxel size in mm.")] = None,
+    layout: Annotated[
+        Literal["brats2018", "brats2023"] | None, typer.Option(help="Names of files and numbers of labels.")
+    ] = None,
+    draw: Annotated[
+        Literal["strict", "all", "complete"] | None,
+        typer.Option(help="A training subject has one sequence, a random part, or everything."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, other subjects.")] = None,
+    align_truth: Annotated[
+        bool, typer.Option("--align-truth", help="Also write every subject as the other centers would have scanned it.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write synthetic multi-center studies with tumours and known truth, to try everything without patient data."""
+    from ummgat.phantom import DEMO, TINY, PhantomConfig, write_phantom
+    from ummgat.phantom.write import plan_cohort
+
+    base = (DEMO if preset == "demo" else TINY).model_dump()
+    names = _counts(centers, "--centers") if centers else base["n_subjects"]
+    told = {"n_subjects": centers, "n_selection": selection, "n_test": test, "n_healthy": healthy}
+    for field, given in told.items():
+        base[field] = _counts(given, f"--{field}") if given else {c: n for c, n in base[field].items() if c in names}
+    usual = ("t1", "t1ce", "t2", "flair")
+    base["sequences"] = {c: base["sequences"].get(c, usual) for c in names} | _sequences(sequences or [])
+    changes = {"spacing_mm": spacing, "layout": layout, "draw": draw, "seed": seed, "align_truth": align_truth or None}
+    config = PhantomConfig.model_validate(base | {k: v for k, v in changes.items() if v is not None})
+    with console.status("Drawing synthetic patients"):
+        write_phantom(out, config, overwrite)
+    members = plan_cohort(config)
+    print_table(
+        [
+            {"center": c, "sequences": " ".join(config.sequences[c])}
+            | {
+                part: str(sum(m.center == c and m.part == part for m in members))
+                for part in ("train", "selection", "test")
+            }
+            for c in config.n_subjects
+        ]
+    )
+    say(f"Synthetic cohort of {len(members)} subjects: {out}. The true images of every subject are in {out / 'truth'}.")
+
+
+@command
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of co-registered, skull-stripped NIfTI studies.")],
+    out: Annotated[Path, typer.Argument(help="Cohort folder; may hold other prepared studies already.")],
+    spacing: Annotated[float, typer.Option(help="Voxel size in mm; the preset you train says which.")] = 1.0,
+    layout: Layout = "auto",
+    center: Annotated[str | None, typer.Option(help="The one center that all studies come from.")] = None,
+    centers: Annotated[Path | None, typer.Option(help='CSV with subject,center, or JSON with a "center" map.')] = None,
+    center_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression on the subject name; its group is the center.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Studies at once; the result does not depend on it.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Prepare again what is prepared, also with other settings.")
+    ] = False,
+) -> None:
+    """Bring studies into the one layout that every later command reads. Run it again to go on or to add studies."""
+    from ummgat.prepare.cohort import cohort_table, plan_table, prepare_cohort
+    from ummgat.prepare.settings import PrepareSettings
+    from ummgat.study import load_study
+
+    settings = PrepareSettings(
+        layout=layout, spacing_mm=spacing, center=center, centers=centers, center_pattern=center_pattern
+    )
+    with progress("Preparing") as show:
+        try:
+            report = prepare_cohort(
+                source, out, settings, jobs=jobs, dry_run=dry_run, overwrite=overwrite, progress=show
+            )
+        except KeyboardInterrupt:
+            fail("Stopped by the user. Finished studies are kept; the same command goes on from there.", 130)
+        except RuntimeError as error:  # a worker process died
+            fail(str(error), 2)
+    if dry_run:
+        print_table(plan_table(report)[:MANY], len(report.planned))
+    else:
+        present = sorted({*report.done, *report.skipped_up_to_date})
+        print_table(cohort_table([load_study(out / subject) for subject in present[:MANY]]), len(present))
+    for title, remarks in (("Remarks", report.findings), ("Files not used", report.ignored)):
+        if remarks:
+            say(f"{title}:\n" + "\n".join(f"  {subject}: {'; '.join(lines)}" for subject, lines in remarks.items()))
+    counts = f"{len(report.done)} prepared, {len(report.skipped_up_to_date)} up to date, {len(report.failed)} failed"
+    waiting = sum(plan.status != "up to date" for plan in report.planned)
+    say(
+        f"Layout {report.layout}. {f'{waiting} to prepare, {len(report.failed)} would fail' if dry_run else counts}: {out}."
+    )
+    report_failures(report.failed)
+
+
+@command
+def draw(
+    cohort: Annotated[Path, typer.Argument(help="Prepared cohort.")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    mode: Annotated[
+        Literal["strict", "all"], typer.Option(help="One sequence per training patient, or whatever a patient has.")
+    ],
+    split: Annotated[Path | None, typer.Option(help="JSON with train, selection and test lists.")] = None,
+    domains: Annotated[str | None, typer.Option(help="Domains to keep, in order: A/t1,A/t2,B/t1.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split and of the strict draw.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fix, before any training, who trains with which sequence, who may choose settings, and who only tests."""
+    from ummgat.domain import Domain
+    from ummgat.draw import make_draw
+    from ummgat.files import require_new, write_json
+    from ummgat.study import load_cohort
+
+    require_new(out, overwrite)
+    studies = load_cohort(cohort)
+    drawn = make_draw(studies, mode, seed, comma_list(domains), split)
+    write_json(out, drawn.model_dump(mode="json"))
+    center_of = {study.subject: study.center for study in studies}
+    table = []
+    for name in drawn.domains:
+        domain = Domain.parse(name)
+        volumes = [s for s, q in drawn.train.items() if domain.sequence in q and center_of[s] == domain.center]
+        table.append({"domain": name, "training volumes": str(len(volumes))})
+    print_table(table)
+    parts = f"{len(drawn.train)} training, {len(drawn.selection)} selection, {len(drawn.test)} test subjects"
+    say(f"Draw {drawn.mode}, {parts}: {out}.")
+
+
+def _counts(given: Sequence[str], option: str) -> dict[str, int]:
+    """Read A=12,B=6."""
+    counts = {}
+    for part in split(given):
+        name, _, number = part.partition("=")
+        if not number.isdecimal():
+            raise ValueError(
+                f"Count is not clear: {option}. Found {part!r}; expected for example A=12,B=6. Correct it."
+            )
+        counts[name] = int(number)
+    return counts
+
+
+def _sequences(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Read A=t1,t2, one option per center."""
+    told = {}
+    for part in given:
+        center, equals, names = part.partition("=")
+        if not equals:
+            raise ValueError(
+                f"Sequences are not clear: --sequences. Found {part!r}; expected for example A=t1,t2. Correct it."
+            )
+        told[center] = tuple(split([names]))
+    return told

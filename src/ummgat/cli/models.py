@@ -1,0 +1,194 @@
+"""Commands that train the generative model and use it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+
+from ummgat.cli.bars import print_estimate, training_progress
+from ummgat.cli.terminal import (
+    MANY,
+    Layout,
+    Overwrite,
+    command,
+    console,
+    errors,
+    fail,
+    print_table,
+    progress,
+    report_failures,
+    say,
+)
+
+
+@command
+def train(
+    config: Annotated[str, typer.Argument(help="Preset (paper, small, tiny) or TOML file.")],
+    data: Annotated[Path, typer.Option(help="Prepared cohort.")],
+    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`.")],
+    out: Annotated[Path, typer.Option(help="Run folder. The same command again resumes the run in it.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting: train.batch=4. May be repeated.")
+    ] = None,
+    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to train on.")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and what the run would cost; train nothing.")
+    ] = False,
+) -> None:
+    """Train one model that turns any (center, sequence) of the draw into any other."""
+    console.quiet = os.environ.get("LOCAL_RANK", "0") != "0"  # further processes of one run say nothing but errors
+    from ummgat import train as training
+    from ummgat.config import load_config
+    from ummgat.doctor import choose_device
+    from ummgat.draw import load_draw
+    from ummgat.overrides import as_toml, with_overrides
+    from ummgat.study import load_cohort
+
+    settings = with_overrides(load_config(config), overrides or [])
+    studies, drawn = load_cohort(data), load_draw(draw)
+    if accelerator != "auto":
+        choose_device(accelerator)
+    if dry_run:
+        console.print(as_toml(settings), soft_wrap=True)
+        print_estimate(training.plan(settings, studies, drawn), settings.train.iterations)
+        return
+    try:
+        with training_progress(settings.train.iterations, settings.train.log_every) as on_step:
+            best = training.train(
+                settings,
+                studies,
+                drawn,
+                out,
+                accelerator=accelerator,
+                on_estimate=lambda e: print_estimate(e, settings.train.iterations),
+                on_step=on_step,
+            )
+    except KeyboardInterrupt:
+        kept = out / "checkpoint.safetensors"
+        fail(
+            f"Stopped by the user. The same command goes on from {kept}."
+            if kept.is_file()
+            else "Stopped by the user before the first checkpoint. The same command starts anew.",
+            130,
+        )
+    say(f"Trained. Best model by validation: {best}. The run, with its logs: {out}.")
+
+
+@command
+def complete(
+    source: Annotated[Path, typer.Argument(help="A study or a cohort, prepared or plain NIfTI. Never changed.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the results, one subfolder per subject.")],
+    model: Annotated[Path | None, typer.Option(help="Weights from `ummgat train`. Default: the bundled ones.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Sequence to generate. Default: all that are missing.")
+    ] = None,
+    sources: Annotated[
+        list[str] | None, typer.Option("--from", help="Sequence to generate from. Default: the best by validation.")
+    ] = None,
+    fuse: Annotated[bool, typer.Option("--fuse", help="Generate from every available source and combine.")] = False,
+    align_to: Annotated[str | None, typer.Option(help="Translate everything to this center's look instead.")] = None,
+    mode: Annotated[
+        Literal["auto", "mapper", "mean", "reference"], typer.Option(help="Where codes come from; auto: by validation.")
+    ] = "auto",
+    reference: Annotated[list[str] | None, typer.Option(help="For --mode reference: t2=FILE. May be repeated.")] = None,
+    center: Annotated[str | None, typer.Option(help="Center of the studies; needed for plain NIfTI.")] = None,
+    layout: Layout = "auto",
+    no_reliability: Annotated[
+        bool, typer.Option("--no-reliability", help="Skip the reliability maps: faster.")
+    ] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Fill the missing sequences of studies, or align studies to another center. Results are marked as generated."""
+    from ummgat.completion import complete as fill_studies
+    from ummgat.doctor import choose_device
+    from ummgat.generate import Request
+
+    request = Request(
+        targets=tuple(target) if target else None,
+        align_to=align_to,
+        mode=mode,
+        sources=tuple(sources) if sources else None,
+        fuse=fuse,
+        with_reliability=not no_reliability,
+    )
+    with progress("Completing") as show:
+        report = fill_studies(
+            source,
+            out,
+            model or bundled(),
+            request=request,
+            center=center,
+            references=_references(reference or []),
+            layout=layout,
+            device=choose_device(device),
+            overwrite=overwrite,
+            progress=show,
+        )
+    # One sidecar per generated image, named like it.
+    images = {s: [Path(f).stem for f in files if f.endswith(".json")] for s, files in report.done.items()}
+    table = [
+        {"subject": s, "generated": "  ".join(names) or "nothing was missing"}
+        for s, names in list(images.items())[:MANY]
+    ]
+    print_table(table, len(images))
+    affected: dict[str, list[str]] = {}
+    for subject, warnings in report.warnings.items():
+        for warning in warnings:
+            affected.setdefault(warning, []).append(subject)
+    for warning, subjects in affected.items():
+        shown = ", ".join(subjects[:MANY]) + (f" and {len(subjects) - MANY} more" if len(subjects) > MANY else "")
+        if errors.is_terminal:
+            errors.print(Panel(f"{warning}\nStudies: {shown}", title="Warning", style="bold yellow"))
+        else:
+            errors.print(f"Warning: {warning} Studies: {shown}", soft_wrap=True)
+    say(
+        f"{len(images)} studies done, {sum(map(len, images.values()))} images generated, {len(report.failed)} failed: {out}."
+    )
+    report_failures(report.failed)
+
+
+@command
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures, tables, the model and all that led to them.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed, other patients.")] = 0,
+    iterations: Annotated[int | None, typer.Option(help="Training steps; default: what preset tiny says.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train on synthetic patients of two centers, complete test patients, and compare with the truth. Minutes."""
+    from ummgat.demo import run_demo
+
+    code = run_demo(out, seed=seed, iterations=iterations, overwrite=overwrite, console=Console(highlight=False))
+    raise typer.Exit(code)
+
+
+def bundled() -> Path:
+    """Path of the bundled generative model, or an error that says what to do."""
+    from ummgat.doctor import BUNDLED_MODEL, bundled_model
+
+    path = bundled_model()
+    if path is None:
+        raise FileNotFoundError(
+            f"No model is given: --model. Found no bundled {BUNDLED_MODEL}; expected weights. Give --model FILE, for "
+            "example model.safetensors of a run of `ummgat train`."
+        )
+    return path
+
+
+def _references(given: Sequence[str]) -> dict[str, Path]:
+    """Read t2=FILE."""
+    told = {}
+    for part in given:
+        sequence, equals, path = part.partition("=")
+        if not equals:
+            raise ValueError(
+                f"Reference is not clear: --reference. Found {part!r}; expected for example t2=FILE.nii.gz. Correct it."
+            )
+        told[sequence] = Path(path)
+    return told

@@ -1,0 +1,178 @@
+"""What all commands share: the app, errors as one message and an exit code, tables, bars.
+
+Exit codes: 0 done; 1 some studies failed and the rest is done, or training had to stop; 2 nothing could be done as
+asked; 130 stopped with Ctrl-C.
+"""
+
+import functools
+import io
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ummgat import __version__
+
+MANY = 40
+"""Rows of a table that are printed; the rest is counted."""
+
+app = typer.Typer(
+    name="ummgat",
+    help="Complete missing MRI sequences and align centers with one generative model trained on unpaired data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# No markup: subjects and paths may hold square brackets.
+console = Console(markup=False, highlight=False, emoji=False)
+errors = Console(stderr=True, markup=False, highlight=False, emoji=False)
+_debug = False
+
+
+def main() -> None:
+    """Run the `ummgat` script; `--debug` may stand anywhere."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without ü must not end the work
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    app(args=arguments)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command and turn the errors that users can cause into one message and an exit code."""
+
+    @functools.wraps(function)
+    def reported(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            fail("Stopped by the user. Nothing half-written is left.", 130)
+        except BrokenPipeError:
+            raise  # the reader of a pipe had enough; typer ends quietly
+        except FloatingPointError as error:
+            fail(str(error), 1)
+        except (ValueError, OSError, MemoryError) as error:
+            fail(message_of(error), 2)
+
+    return app.command()(reported)
+
+
+def message_of(error: BaseException) -> str:
+    """One clean message for an expected error."""
+    if isinstance(error, ValidationError):
+        return " ".join(_of_field(dict(problem)) for problem in error.errors())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}. Check the path." if error.filename else error.strerror
+    return str(error) or f"{type(error).__name__}. Run again with --debug for more."
+
+
+def _of_field(problem: Mapping[str, Any]) -> str:
+    """Say in our form what pydantic found; messages of our own validators pass through."""
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    where = ".".join(str(part) for part in problem["loc"])
+    wanted = str(problem["msg"]).removeprefix("Input should be ")
+    return f"Value is not valid: {where}. Found {problem['input']!r}; expected {wanted}. Correct it."
+
+
+def fail(message: str, code: int) -> None:
+    """Print an error, with a traceback under --debug, and exit with `code`."""
+    if _debug and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    errors.print(Text("Error: ", "bold red") if code != 130 else Text(), Text(message), sep="", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"ummgat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
+Layout = Annotated[str, typer.Option(help="How files are named: auto, brats2018, brats2023, folder.")]
+
+
+def say(text: str) -> None:
+    """Print without breaking lines where a terminal would: paths stay whole."""
+    console.print(text, soft_wrap=True)
+
+
+def print_table(rows: Sequence[Mapping[str, str]], n: int | None = None) -> None:
+    """Print rows of equal keys; `n` is how many there are in all."""
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    # Without a terminal rich assumes 80 columns, too narrow for a file or a pipe.
+    wide = console if console.is_terminal or console.quiet else Console(width=200, markup=False, highlight=False)
+    wide.print(table)
+    if n is not None and n > len(rows):
+        console.print(f"… and {n - len(rows)} more")
+
+
+def report_failures(failed: Mapping[str, str]) -> None:
+    """Print every failed study, then exit with 1."""
+    for subject, problem in failed.items():
+        errors.print(Text(f"{subject}: ", "bold red"), Text(problem), sep="", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as 2 h 05 min, 7 min or 40 s."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Bar over studies; gives the callback (finished, all, what happened to the last one)."""
+    with Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda finished, total, _: bar.update(task, completed=finished, total=total)
+
+
+def comma_list(text: str | None) -> list[str] | None:
+    """Parts of an option like t1,t2; None if it was not given."""
+    return None if text is None else split([text])
+
+
+def split(given: Sequence[str]) -> list[str]:
+    """Split at commas, over all options given; empty parts do not count."""
+    return [part.strip() for text in given for part in text.split(",") if part.strip()]

@@ -1,0 +1,336 @@
+"""Does it help the segmenter? Every scenario, every substitute, one CSV that a killed run goes on with."""
+
+import csv
+import io
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ummgat.domain import Domain
+from ummgat.evaluate.scenarios import Scenario, Substitute, fixed_scenarios, random_scenario, substitutes_of
+from ummgat.files import write_json, write_text
+from ummgat.generate import Request, combined, fill, fusion_weights
+from ummgat.matching import match_histogram
+from ummgat.metrics import dice, hd95
+from ummgat.study import REGIONS, Study
+from ummgat.weights import TrainedModel
+
+log = logging.getLogger(__name__)
+
+Volume = NDArray[np.uint8]
+
+COLUMNS = (
+    "subject", "center", "scenario", "missing", "segmenter", "method", "rule", "source", "region",
+    "n_regions", "dice", "hd95_mm", "found_ml", "true_ml",
+)  # fmt: skip
+
+KEY = ("subject", "scenario", "segmenter", "method", "source")
+"""What one segmentation is; it has a row per region."""
+
+Row = dict[str, str]
+
+
+class Segmenter(Protocol):
+    """What turns a complete set of images into labels. It never learns what was missing."""
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """What it must be given; zeros for an empty one."""
+
+    @property
+    def regions(self) -> Literal["multi", "wt"]:
+        """`multi`: labels as `study.LABELS`. `wt`: one whole tumour, stored as ED."""
+
+    def __call__(self, images: Mapping[str, Volume]) -> Volume:
+        """Images (plane, row, column) on one grid → labels on it."""
+
+
+@dataclass
+class Report:
+    """What became of the subjects."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Subject → why."""
+
+
+def evaluate(
+    segmenters: Mapping[str, Segmenter],
+    model: TrainedModel,
+    studies: Sequence[Study],
+    out: Path,
+    correlated: Mapping[tuple[str, str], float],
+    settings: Mapping[str, Any],
+    seed: int = 0,
+    scenarios: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Segment every subject in every scenario with every substitute.
+
+    Parameters
+    ----------
+    segmenters : mapping of name → Segmenter
+        `plain` is fed with every substitute. Any other, as one trained with sequence dropout, with all true images, with
+        the available ones alone, and with what `ummgat complete` would make of them.
+    model : TrainedModel
+    studies : sequence of Study
+        Prepared at the model's voxel size, with labels and all true images; neither network may have trained on them.
+    out : Path
+        Folder for `results.csv` and `settings.json`.
+    correlated : mapping of (target, source) → float
+        See `correlations`.
+    settings : mapping
+        What the results depend on (hashes of weights, cohort); a folder with others is refused.
+    seed : int
+        Of the random scenario.
+    scenarios : sequence of str, optional
+        Names to restrict to; default: `none`, all fixed ones, `random`.
+    progress : callable, optional
+        (segmentations done or skipped, studies' total).
+
+    Returns
+    -------
+    Report
+        A subject that fails leaves the others alone.
+
+    Raises
+    ------
+    ValueError
+        A folder of another evaluation.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _same_settings(out / "settings.json", dict(settings) | {"seed": seed})
+    done = _complete_groups(out / "results.csv")
+    report = Report()
+    for i, study in enumerate(studies):
+        try:
+            for key, rows in _subject_rows(segmenters, model, study, correlated, seed, scenarios, done):
+                _append(out / "results.csv", rows)
+                done.add(key)
+            report.done.append(study.subject)
+        except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
+            log.error("%s was not evaluated: %s", study.subject, error)
+            report.failed[study.subject] = str(error) or type(error).__name__
+        if progress:
+            progress(i + 1, len(studies))
+    return report
+
+
+def _subject_rows(
+    segmenters: Mapping[str, Segmenter],
+    model: TrainedModel,
+    study: Study,
+    correlated: Mapping[tuple[str, str], float],
+    seed: int,
+    names: Sequence[str] | None,
+    done: set[tuple[str, ...]],
+) -> Iterator[tuple[tuple[str, ...], list[Row]]]:
+    """Rows of one subject that are not in `done`, one segmentation after another."""
+    truth = study.labels()
+    if truth is None:
+        raise ValueError(
+            f"Labels are missing: {study.subject}. Found no annotation; expected one. Leave the subject out."
+        )
+    truth = np.asarray(truth)
+    for name, segmenter in segmenters.items():
+        sequences = segmenter.sequences
+        absent = [q for q in sequences if q not in study.sequences]
+        if absent:
+            raise ValueError(
+                f"True image is missing: {study.subject}. Found no {', '.join(absent)}; expected {', '.join(sequences)} to "
+                "take away and compare with. Leave the subject out."
+            )
+        images = Substitutes(model, study, sequences)
+        all_scenarios = [Scenario.of(()), *fixed_scenarios(sequences)]
+        if len(sequences) > 1:
+            all_scenarios.append(random_scenario(sequences, study.subject, seed))
+        for scenario in all_scenarios:
+            if names is not None and scenario.name not in names:
+                continue
+            tried = substitutes_of(scenario, sequences, correlated, images.ranked, images.can_generate)
+            if name != "plain":
+                tried = [s for s in tried if s.method in ("complete", "empty", "fuse") or _as_completed(s, tried)]
+            for substitute in tried:
+                key = (study.subject, scenario.name, name, substitute.method, substitute.source)
+                if key in done:
+                    continue
+                found = segmenter(images.complete(scenario, substitute))
+                if found.shape != truth.shape:
+                    raise ValueError(
+                        f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {truth.shape}. "
+                        "Labels must lie on the grid of the images."
+                    )
+                about = {
+                    "subject": study.subject, "center": study.center, "scenario": scenario.name,
+                    "missing": "+".join(scenario.missing), "segmenter": name, "method": substitute.method,
+                    "rule": substitute.rule, "source": substitute.source,
+                }  # fmt: skip
+                yield key, list(_scores(about, found, truth, study, segmenter))
+
+
+def _as_completed(substitute: Substitute, tried: Sequence[Substitute]) -> bool:
+    """True for what `ummgat complete` would do: generate by the stored criteria, or from the only source there is."""
+    if substitute.method != "generate":
+        return False
+    return substitute.rule == "criteria" or not any(s.rule == "criteria" and s.method == "generate" for s in tried)
+
+
+class Substitutes:
+    """The images of one study under every substitute; each translation is made once and kept."""
+
+    def __init__(self, model: TrainedModel, study: Study, sequences: Sequence[str]) -> None:
+        self.model, self.center = model, study.center
+        self.true: dict[str, Volume] = {q: np.asarray(study.volume(q)) for q in sequences}
+        self.can_generate = [q for q in sequences if Domain(study.center, q) in model.table]
+        self.ranked: dict[str, list[str]] = {}
+        for target in self.can_generate:
+            ranked = model.criteria.get("sources", {}).get(f"{study.center}/{target}", [])
+            own = [Domain.parse(name) for name in ranked]
+            self.ranked[target] = [d.sequence for d in own if d.center == study.center]
+        self._made: dict[tuple[str, str], Volume] = {}
+
+    def complete(self, scenario: Scenario, substitute: Substitute) -> dict[str, Volume]:
+        """One image per sequence: the true one where it is available, the substitute where it is missing."""
+        images = {q: volume for q, volume in self.true.items() if q not in scenario.missing}
+        available = tuple(images)
+        sources = dict(substitute.assignment)
+        for target in scenario.missing:
+            if substitute.method == "empty":
+                images[target] = np.zeros_like(self.true[target])
+            elif substitute.method == "fuse":
+                images[target] = self._generated(target, available)
+            elif substitute.method == "generate":
+                images[target] = self._generated(target, (sources[target],))
+            elif substitute.method == "copy":
+                images[target] = self.true[sources[target]]
+            else:
+                histogram = self.model.histograms[self.model.table.index(Domain(self.center, target))]
+                images[target] = match_histogram(self.true[sources[target]], histogram)
+        return images
+
+    def _generated(self, target: str, sources: tuple[str, ...]) -> Volume:
+        if len(sources) > 1:  # what `fill` with fuse gives, from translations that are needed anyway
+            known, mode = [q for q in sources if q in self.can_generate], self.model.criteria["mode"]
+            weights, _ = fusion_weights(self.model, self.center, Domain(self.center, target), known, mode)
+            return combined([self._generated(target, (q,)) for q in known], weights)
+        if (target, sources[0]) not in self._made:
+            request = Request(targets=(target,), sources=sources, with_reliability=False)
+            given = {sources[0]: self.true[sources[0]]}
+            self._made[target, sources[0]] = fill(self.model, given, self.center, request)[0].volume
+        return self._made[target, sources[0]]
+
+
+def _scores(about: Row, found: Volume, truth: Volume, study: Study, segmenter: Segmenter) -> Iterable[Row]:
+    """A row per region that both the segmenter and the annotation tell."""
+    spacing = study.record.grid.grid().spacing_mm
+    voxel_ml = float(np.prod(spacing)) / 1000
+    both = segmenter.regions == "multi" and study.record.labels_regions == "multi"
+    regions = REGIONS if both else {"WT": REGIONS["WT"]}
+    for region, labels in regions.items():
+        a, b = np.isin(found, labels), np.isin(truth, labels)
+        yield about | {
+            "region": region,
+            "n_regions": str(len(regions)),
+            "dice": f"{dice(a, b):.5f}",
+            "hd95_mm": f"{hd95(a, b, (spacing[2], spacing[1], spacing[0])):.3f}",
+            "found_ml": f"{a.sum() * voxel_ml:.3f}",
+            "true_ml": f"{b.sum() * voxel_ml:.3f}",
+        }
+
+
+def correlations(studies: Sequence[Study], sequences: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Median over subjects of the correlation of two true images inside the brain, for (target, source) both ways.
+
+    For the rule "copy the most correlated": give it training or calibration subjects, never those tested on. Pairs that no
+    subject has are left out.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for study in studies:
+        volumes = {q: np.asarray(study.volume(q)) for q in sequences if q in study.sequences}
+        for i, a in enumerate(volumes):
+            for b in list(volumes)[i + 1 :]:
+                brain = (volumes[a] > 0) & (volumes[b] > 0)
+                if brain.sum() > 1:
+                    value = float(np.corrcoef(volumes[a][brain], volumes[b][brain])[0, 1])
+                    found.setdefault((a, b), []).append(value)
+                    found.setdefault((b, a), []).append(value)
+    return {pair: float(np.nanmedian(values)) for pair, values in found.items()}
+
+
+def read_results(path: Path) -> list[Row]:
+    """Rows of a results file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Missing, or not a file that `evaluate` wrote.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Results are missing: {path}. Found no file; expected results.csv of `ummgat evaluate`."
+        )
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(
+                f"Not a results file: {path}. Found columns {', '.join(reader.fieldnames or ())}; expected "
+                f"{', '.join(COLUMNS)}. Choose the file that `ummgat evaluate` wrote."
+            )
+        return list(reader)
+
+
+def _same_settings(path: Path, settings: dict[str, Any]) -> None:
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in sorted({*found, *settings}) if found.get(name) != settings.get(name)]
+    if different:
+        raise ValueError(
+            f"Folder belongs to another evaluation: {path.parent}. Found other {', '.join(different)}; expected the same. "
+            "Choose another output folder."
+        )
+
+
+def _complete_groups(path: Path) -> set[tuple[str, ...]]:
+    """Segmentations whose rows are all there; rows that a kill cut short are dropped from the file."""
+    if not path.is_file():
+        return set()
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    rows = list(csv.DictReader(io.StringIO(whole)))
+    counts = Counter(_key(row) for row in rows)
+    kept = [row for row in rows if counts[_key(row)] == int(row["n_regions"])]
+    if whole != text or len(kept) < len(rows):
+        write_text(path, _as_csv(kept, header=True))
+    return {_key(row) for row in kept}
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(row[name] for name in KEY)
+
+
+def _as_csv(rows: Sequence[Row], header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _append(path: Path, rows: Sequence[Row]) -> None:
+    """Add the rows of one segmentation in a single write, safe on disk before the next."""
+    text = _as_csv(rows, header=not path.is_file())
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

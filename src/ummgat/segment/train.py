@@ -1,0 +1,151 @@
+"""Train the built-in segmenter. Exactly resumable: batches and rates are functions of the step."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.losses.dice import DiceCELoss
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ummgat import __version__
+from ummgat.metrics import dice
+from ummgat.segment.sampling import draw_batch, read_subject
+from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet, save_segmenter
+from ummgat.study import REGIONS, Study
+from ummgat.tensors import load_tensors, save_tensors, with_prefix, without_prefix
+
+FORMAT = "ummgat-segmenter-checkpoint-1"
+
+SAVE_EVERY = 250
+"""Steps between checkpoints."""
+
+OnStep = Callable[[int, float], None]
+"""Called with the number of steps done and the loss."""
+
+
+def train_segmenter(
+    config: SegmenterConfig,
+    training: Sequence[Study],
+    selection: Sequence[Study],
+    out: Path,
+    device: torch.device | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Train on annotated studies; the same call goes on where a killed one was.
+
+    Parameters
+    ----------
+    config : SegmenterConfig
+    training : sequence of Study
+        Their names are kept in the exported file, so that nobody tests on them.
+    selection : sequence of Study
+        Scored at the end, for information; they choose nothing here.
+    out : Path
+        Run folder: `segmenter.safetensors`, `checkpoint.safetensors`, `log.jsonl`.
+
+    Returns
+    -------
+    Path
+        The exported segmenter.
+
+    Raises
+    ------
+    ValueError
+        Subjects that cannot train it, in both parts, at another spacing, or a folder of another run.
+    FloatingPointError
+        If the loss is not finite; the last checkpoint is kept.
+    """
+    both = sorted({s.subject for s in training} & {s.subject for s in selection})
+    if both or not training:
+        raise ValueError(
+            f"Cannot train a segmenter. Found {', '.join(both) or 'no'} {'in training and selection' if both else 'training'} "
+            "subjects; expected two parts without a common subject, the first not empty. Check the draw."
+        )
+    for study in [*training, *selection]:
+        require_spacing(study, config.spacing_mm)
+    subjects = [read_subject(study, config) for study in training]
+    device = device or torch.device("cpu")
+    out.mkdir(parents=True, exist_ok=True)
+    net = build_unet(config).to(device)
+    optimizer = AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    identity: dict[str, object] = {"config": config.model_dump(mode="json"), "subjects": [s.subject for s in training]}
+    checkpoint = out / "checkpoint.safetensors"
+    step = _restore(checkpoint, net, optimizer, identity, device) if checkpoint.is_file() else 0
+    loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    net.train()
+    while step < config.iterations:
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * (1 - step / config.iterations) ** 0.9
+        batch = draw_batch(subjects, config, step)
+        loss: Tensor = loss_of(net(batch.x.to(device)), batch.y.to(device))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"Loss is not finite: step {step}. Found {loss.item()}; expected a number. The last good checkpoint is "
+                f"kept: {checkpoint}. Lower the learning rate and start anew."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step += 1
+        if step % SAVE_EVERY == 0 or step == config.iterations:
+            _save(checkpoint, net, optimizer, identity, step)
+        if step % 50 == 0:
+            with (out / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "loss": round(loss.item(), 5)}) + "\n")
+        if on_step:
+            on_step(step, loss.item())
+    segmenter = UnetSegmenter(net.eval().requires_grad_(False), config, {})
+    segmenter.training = {
+        "steps": config.iterations,
+        "subjects": [s.subject for s in training],
+        "centers": sorted({s.center for s in training}),
+        "selection_dice": {s.subject: score(segmenter, s) for s in selection},
+    }
+    save_segmenter(out / "segmenter.safetensors", segmenter)
+    return out / "segmenter.safetensors"
+
+
+def score(segmenter: UnetSegmenter, study: Study) -> dict[str, float]:
+    """Dice per region of an annotated study with all its true images."""
+    truth = study.labels()
+    assert truth is not None
+    found = segmenter({q: np.asarray(study.volume(q)) for q in segmenter.sequences})
+    regions = REGIONS if segmenter.regions == "multi" else {"WT": REGIONS["WT"]}
+    return {name: round(dice(np.isin(found, of), np.isin(truth, of)), 4) for name, of in regions.items()}
+
+
+def require_spacing(study: Study, spacing_mm: float) -> None:
+    """Raise ValueError unless the study is on a grid of this spacing."""
+    found = study.record.grid.grid().spacing_mm
+    if max(abs(s - spacing_mm) for s in found) > 1e-3:
+        raise ValueError(
+            f"Study is on another grid: {study.subject}. Found voxels of {' x '.join(f'{s:g}' for s in found)} mm; expected "
+            f"{spacing_mm:g} mm. Prepare the cohort with --spacing {spacing_mm:g}."
+        )
+
+
+def _save(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, object], step: int) -> None:
+    tensors = with_prefix("net", net.state_dict())
+    for i, values in optimizer.state_dict()["state"].items():
+        tensors |= with_prefix(f"optimizer.{i}", values)
+    save_tensors(path, tensors, {"format": FORMAT, "version": __version__, "step": step, **identity})
+
+
+def _restore(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, object], device: torch.device) -> int:
+    """Load a checkpoint of the same run; returns its step."""
+    tensors, metadata = load_tensors(path, FORMAT)
+    different = [name for name, value in identity.items() if metadata.get(name) != value]
+    if different:
+        raise ValueError(
+            f"Checkpoint belongs to another run: {path}. Found other {' and '.join(different)}; expected the same. Choose "
+            "another output folder, or go on with the settings of that run."
+        )
+    net.load_state_dict({k: v.to(device) for k, v in without_prefix("net", tensors).items()})
+    layout = optimizer.state_dict()
+    own = without_prefix("optimizer", tensors)
+    layout["state"] = {i: without_prefix(str(i), own) for i in sorted({int(key.split(".")[0]) for key in own})}
+    optimizer.load_state_dict(layout)
+    return int(metadata["step"])

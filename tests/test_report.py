@@ -1,0 +1,77 @@
+"""The page about an evaluation, from rows whose story one knows."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from test_tables import row
+from ummgat.evaluate.segmentation import COLUMNS
+from ummgat.report.page import build_report
+
+
+def write_results(folder, rows, subjects="s"):
+    folder.mkdir(parents=True)
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(r | {"subject": subjects + r["subject"]} for r in rows)
+    settings = {"model": "abc", "segmenters": {"plain": "<b>def</b>"}, "part": "test"}
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def story(n=5):
+    rows = []
+    for i in range(n):
+        for region in ("WT", "TC", "ET"):
+            rows.append(row(f"{i}", "complete", 0.9, source="", scenario="none", region=region, rule=""))
+            rows.append(row(f"{i}", "empty", 0.0, source="", region=region, rule=""))
+            rows.append(row(f"{i}", "copy", 0.5 + 0.01 * i, region=region))
+            rows.append(row(f"{i}", "generate", 0.6 + 0.021 * i, region=region))
+            rows.append(row(f"{i}", "generate", 0.7, region=region, scenario="random", rule="criteria"))
+    return rows
+
+
+def test_page_tells_wins_tests_and_the_paper(tmp_path):
+    page = build_report(write_results(tmp_path / "ev", story()), tmp_path / "out")
+    html = page.read_text(encoding="utf-8")
+    facts = json.loads((tmp_path / "out" / "facts.json").read_text(encoding="utf-8"))
+    assert facts["n"] == 5
+    assert facts["wins"]["same-source"] == {"won": 3, "tied": 0, "lost": 0}
+    assert "cannot go below 0.062" in html
+    assert "+0.122" in html  # median difference to the copy
+    assert "0.865 [0.744, 0.912]" not in html or "paper" in html
+    with (tmp_path / "out" / "scenarios.csv").open(encoding="utf-8") as file:
+        rows = {r["substitute"]: r for r in csv.DictReader(file)}
+    assert rows["generate t1"]["WT"] == "0.642 [0.621, 0.663]"
+    assert rows["generate t1"]["WT paper"] == "0.865 [0.742, 0.908]"
+    assert rows["empty"]["WT vs copy"] == ""
+    assert "Holm 0.19" in rows["generate t1"]["WT vs copy"]
+    assert "&lt;b&gt;def" in html  # nothing from files becomes markup
+    assert not re.search(r'(?:src|href)="(?!data:)', html)
+
+
+def test_auto_appears_with_calibration_only_and_is_chosen_there(tmp_path):
+    results = write_results(tmp_path / "ev", story())
+    plain = build_report(results, tmp_path / "plain").read_text(encoding="utf-8")
+    assert "Chosen on calibration" not in plain
+    other = write_results(tmp_path / "cal", [r for r in story() if r["method"] != "generate"], subjects="c")
+    html = build_report(results, tmp_path / "auto", other).read_text(encoding="utf-8")
+    assert "Chosen on calibration" in html
+    assert "copy t1" in (tmp_path / "auto" / "auto.csv").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="Calibration and test overlap"):
+        build_report(results, tmp_path / "never", results)
+
+
+def test_one_subject_prints_no_p(tmp_path):
+    html = build_report(write_results(tmp_path / "ev", story(1)), tmp_path / "out").read_text(encoding="utf-8")
+    assert "no test possible" in html
+    assert not re.search(r"\bp \d", html)
+
+
+def test_empty_results_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Results are empty"):
+        build_report(write_results(tmp_path / "ev", []), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,265 @@
+"""The evaluation itself, on the phantom's known truth, with segmenters whose answers one knows."""
+
+import numpy as np
+import pytest
+
+from ummgat.domain import Domain
+from ummgat.evaluate import segmentation
+from ummgat.evaluate.scenarios import Scenario, Substitute
+from ummgat.evaluate.segmentation import COLUMNS, Substitutes, correlations, evaluate, read_results
+from ummgat.generate import Request
+from ummgat.metrics import dice, hd95
+from ummgat.study import Study
+from ummgat.weights import load_model
+
+SEQUENCES = ("t1", "t1ce", "t2")
+"""What the miniature model knows of center A."""
+
+
+@pytest.fixture(scope="module")
+def model(model_path):
+    return load_model(model_path)
+
+
+@pytest.fixture(scope="module")
+def studies(cohort_studies):
+    found = [s for s in cohort_studies if s.center == "A" and set(SEQUENCES) <= set(s.sequences)]
+    assert len(found) >= 2
+    return found[:2]
+
+
+class Oracle:
+    """Answers with the true labels where it is given exactly the true images, and nothing elsewhere."""
+
+    sequences = SEQUENCES
+    regions = "multi"
+
+    def __init__(self, studies, blank=()):
+        self.known = [({q: np.asarray(s.volume(q)) for q in SEQUENCES}, np.asarray(s.labels())) for s in studies]
+        self.calls = 0
+
+    def __call__(self, images):
+        self.calls += 1
+        for true, labels in self.known:
+            if all(np.array_equal(true[q], images[q]) for q in SEQUENCES):
+                return labels
+        return np.zeros_like(images["t1"])
+
+
+def run(out, model, studies, segmenter, **changes):
+    report = evaluate({"plain": segmenter}, model, studies, out, {}, {"model": "x"}, **changes)
+    return report, read_results(out / "results.csv") if (out / "results.csv").is_file() else []
+
+
+# ---------------------------------------------------------------- overlap
+
+
+def test_dice_by_hand():
+    a, b = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
+    assert dice(a, b) == 0.5
+    assert dice(a, a) == 1
+    assert dice(a, ~a) == dice(a, np.zeros(4, bool)) == 0
+    assert dice(np.zeros(4, bool), np.zeros(4, bool)) == 1
+
+
+def test_hd95_of_shifted_boxes_is_the_shift_in_mm():
+    a, b = np.zeros((2, 12, 14, 16), bool)
+    a[3:7, 4:8, 2:10], b[3:7, 4:8, 5:13] = True, True
+    assert hd95(a, a, (1, 1, 1)) == 0
+    assert hd95(a, b, (1, 1, 2)) == pytest.approx(6, abs=0.3)
+    assert hd95(a, b, (1, 1, 1)) == hd95(b, a, (1, 1, 1))
+    nothing = np.zeros_like(a)
+    assert hd95(nothing, nothing, (1, 1, 1)) == 0
+    assert np.isnan(hd95(a, nothing, (1, 1, 1)))
+
+
+# ---------------------------------------------------------------- substitutes
+
+
+def test_images_of_each_substitute(model, studies):
+    study = studies[0]
+    images, missing = Substitutes(model, study, SEQUENCES), Scenario.of(("t1ce", "t2"))
+    true = {q: np.asarray(study.volume(q)) for q in SEQUENCES}
+    empty = images.complete(missing, Substitute("empty"))
+    np.testing.assert_array_equal(empty["t1"], true["t1"])
+    assert not empty["t1ce"].any()
+    assert not empty["t2"].any()
+    given = (("t1ce", "t1"), ("t2", "t1"))
+    copied = images.complete(missing, Substitute("copy", "single", given))
+    np.testing.assert_array_equal(copied["t2"], true["t1"])
+    matched = images.complete(missing, Substitute("matched", "single", given))
+    assert (matched["t2"] > 0).sum() == (true["t1"] > 0).sum()
+    assert not np.array_equal(matched["t2"], matched["t1ce"])
+    made = images.complete(missing, Substitute("generate", "single", given))
+    assert not any(np.array_equal(made["t2"], other["t2"]) for other in (copied, matched, true))
+    whole = images.complete(Scenario.of(()), Substitute("complete"))
+    assert all(np.array_equal(whole[q], true[q]) for q in SEQUENCES)
+
+
+def test_a_translation_sees_only_its_source_and_is_made_once(model, studies, monkeypatch):
+    given = []
+    original = segmentation.fill
+
+    def spy(model, volumes, center, request):
+        given.append((tuple(volumes), request.targets))
+        return original(model, volumes, center, request)
+
+    monkeypatch.setattr(segmentation, "fill", spy)
+    images = Substitutes(model, studies[0], SEQUENCES)
+    for missing in (("t2",), ("t1ce", "t2")):
+        scenario = Scenario.of(missing)
+        images.complete(scenario, Substitute("generate", "single", tuple((t, "t1") for t in missing)))
+    fused = images.complete(Scenario.of(("t2",)), Substitute("fuse"))["t2"]
+    assert given == [(("t1",), ("t2",)), (("t1",), ("t1ce",)), (("t1ce",), ("t2",))]
+    request = Request(targets=("t2",), fuse=True, with_reliability=False)
+    true = {q: np.asarray(studies[0].volume(q)) for q in ("t1", "t1ce")}
+    np.testing.assert_array_equal(fused, original(model, true, "A", request)[0].volume)
+
+
+# ---------------------------------------------------------------- the whole evaluation
+
+
+def test_true_images_give_complete_data_dice_and_nothing_else_does(tmp_path, model, studies):
+    oracle = Oracle(studies)
+    report, rows = run(tmp_path, model, studies, oracle)
+    assert report.done == [s.subject for s in studies]
+    assert not report.failed
+    complete = [r for r in rows if r["method"] == "complete"]
+    assert len(complete) == 3 * len(studies)
+    assert all(float(r["dice"]) == 1 and float(r["hd95_mm"]) == 0 for r in complete)
+    assert {r["scenario"] for r in rows} == {"none", "t1", "t1ce", "t2", "t1+t1ce", "t1+t2", "t1ce+t2", "random"}
+    other = [r for r in rows if r["method"] != "complete" and float(r["true_ml"]) > 0]
+    assert other
+    assert all(float(r["dice"]) == 0 for r in other)
+    assert {tuple(r) for r in rows} == {COLUMNS}
+
+
+def test_true_images_put_in_place_of_generated_ones_reproduce_complete_data_dice(tmp_path, model, studies, monkeypatch):
+    """What a perfect generator would score; images of another subject do not."""
+
+    def perfect(self, target, sources):
+        return self.true[target]
+
+    monkeypatch.setattr(Substitutes, "_generated", perfect)
+    rows = run(tmp_path / "own", model, studies, Oracle(studies))[1]
+    assert all(float(r["dice"]) == 1 for r in rows if r["method"] in ("generate", "fuse"))
+    shuffled = [np.asarray(s.volume("t2")) for s in reversed(studies)]
+    monkeypatch.setattr(Substitutes, "_generated", lambda self, target, sources: shuffled[0])
+    rows = run(tmp_path / "other", model, studies[:1], Oracle(studies))[1]
+    scored = [r for r in rows if r["method"] == "generate" and float(r["true_ml"]) > 0]
+    assert all(float(r["dice"]) == 0 for r in scored)
+
+
+def test_a_generator_that_blanks_tumours_is_exposed(tmp_path, model, studies, monkeypatch):
+    """A segmenter that finds bright t2 loses the lesion exactly where the generated t2 hides it."""
+
+    class Bright:
+        sequences, regions = SEQUENCES, "wt"
+
+        def __call__(self, images):
+            return np.where(images["t2"] == 255, 2, 0).astype(np.uint8)
+
+    def painted(hide):
+        def generated(self, target, sources):
+            lesion = np.asarray(self.study_labels) > 0
+            return np.where(lesion & (not hide), 255, 100).astype(np.uint8)
+
+        return generated
+
+    study = studies[0]
+    monkeypatch.setattr(Substitutes, "study_labels", study.labels(), raising=False)
+    scores = {}
+    for hide in (False, True):
+        monkeypatch.setattr(Substitutes, "_generated", painted(hide))
+        rows = run(tmp_path / str(hide), model, [study], Bright(), scenarios=["t2"])[1]
+        scores[hide] = {float(r["dice"]) for r in rows if r["method"] == "generate"}
+    assert scores == {False: {1.0}, True: {0.0}}
+
+
+def test_a_killed_run_goes_on_without_redoing_or_losing_a_row(tmp_path, model, studies):
+    whole = run(tmp_path / "whole", model, studies, Oracle(studies))[1]
+    out = tmp_path / "killed"
+    run(out, model, studies, Oracle(studies))
+    lines = (out / "results.csv").read_text().splitlines(keepends=True)
+    cut = len(lines) // 2
+    cut -= (cut - 1) % 3  # a group is three regions
+    (out / "results.csv").write_text(
+        "".join(lines[: cut + 2]) + lines[cut + 2][:25]
+    )  # one region and a torn line too many
+    oracle = Oracle(studies)
+    again = run(out, model, studies, oracle)[1]
+    assert again == whole
+    assert oracle.calls == (len(lines) - cut) // 3
+    assert run(out, model, studies, oracle)[1] == whole
+    assert oracle.calls == (len(lines) - cut) // 3
+
+
+def test_folder_of_another_evaluation_is_refused(tmp_path, model, studies):
+    run(tmp_path, model, studies[:1], Oracle(studies), scenarios=["none"])
+    with pytest.raises(
+        ValueError, match=r"Folder belongs to another evaluation: .*Found other model; expected the same"
+    ):
+        evaluate({"plain": Oracle(studies)}, model, studies, tmp_path, {}, {"model": "y"})
+    with pytest.raises(ValueError, match=r"Found other seed"):
+        run(tmp_path, model, studies, Oracle(studies), seed=1)
+
+
+def test_other_subjects_go_on_when_one_fails(tmp_path, model, studies):
+    class Moody(Oracle):
+        def __call__(self, images):
+            if np.array_equal(images["t1"], self.known[0][0]["t1"]):
+                raise RuntimeError("out of order")
+            return super().__call__(images)
+
+    report, rows = run(tmp_path, model, studies, Moody(studies), scenarios=["none"])
+    assert report.failed == {studies[0].subject: "out of order"}
+    assert report.done == [studies[1].subject]
+    assert {r["subject"] for r in rows} == {studies[1].subject}
+
+
+def test_labels_on_another_grid_and_missing_labels_are_clear_errors(tmp_path, model, studies):
+    class Cropped(Oracle):
+        def __call__(self, images):
+            return np.zeros((2, 2, 2), np.uint8)
+
+    report, _ = run(tmp_path / "a", model, studies[:1], Cropped(studies))
+    assert "Segmenter answers on another grid: plain. Found shape (2, 2, 2)" in report.failed[studies[0].subject]
+    bare = Study(studies[0].folder, studies[0].record.model_copy(update={"labels_file": None}))
+    report, _ = run(tmp_path / "b", model, [bare], Oracle(studies))
+    assert "Labels are missing" in report.failed[bare.subject]
+
+
+def test_other_segmenters_get_the_available_images_alone_and_what_complete_would_make(tmp_path, model, studies):
+    oracle = Oracle(studies)
+    evaluate({"dropout": oracle}, model, studies[:1], tmp_path, {}, {}, scenarios=["none", "t2"])
+    rows = read_results(tmp_path / "results.csv")
+    assert {(r["method"], r["rule"]) for r in rows} <= {
+        ("complete", ""), ("empty", ""), ("fuse", ""), ("generate", "criteria"), ("generate", "single")
+    }  # fmt: skip
+    assert {r["method"] for r in rows} >= {"complete", "empty", "generate"}
+    assert not [r for r in rows if r["method"] in ("copy", "matched")]
+
+
+def test_correlation_is_the_median_over_subjects_and_symmetric(studies):
+    found = correlations(studies, SEQUENCES)
+    by_hand = []
+    for study in studies:
+        a, b = (np.asarray(study.volume(q)) for q in ("t1", "t2"))
+        both = (a > 0) & (b > 0)
+        by_hand.append(np.corrcoef(a[both], b[both])[0, 1])
+    assert found["t1", "t2"] == found["t2", "t1"] == pytest.approx(np.median(by_hand))
+    assert len(found) == 6
+
+
+def test_results_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"Not a results file: .*Found columns a, b"):
+        read_results(tmp_path / "x.csv")
+    with pytest.raises(FileNotFoundError, match="Results are missing"):
+        read_results(tmp_path / "y.csv")
+
+
+def test_centers_that_the_model_does_not_know_have_nothing_generated(model, studies):
+    elsewhere = Study(studies[0].folder, studies[0].record.model_copy(update={"center": "C"}))
+    assert Substitutes(model, elsewhere, SEQUENCES).can_generate == []
+    assert Domain("A", "t1") in model.table
