@@ -275,7 +275,7 @@ def read_results(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"Results are missing: {path}. Found no file; expected results.csv of `ummgat evaluate`."
+            f"Results are missing: {path}. Found no file; expected results.csv of `ummgat evaluate`. Choose its folder."
         )
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
