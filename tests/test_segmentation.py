@@ -194,6 +194,15 @@ def test_a_killed_run_goes_on_without_redoing_or_losing_a_row(tmp_path, model, s
     assert oracle.calls == (len(lines) - cut) // 3
 
 
+def test_rows_written_twice_count_once(tmp_path, model, studies):
+    whole = run(tmp_path, model, studies[:1], Oracle(studies))[1]
+    with (tmp_path / "results.csv").open("a") as file:
+        file.writelines((tmp_path / "results.csv").read_text().splitlines(keepends=True)[4:10])
+    oracle = Oracle(studies)
+    assert run(tmp_path, model, studies[:1], oracle)[1] == whole
+    assert oracle.calls == 0
+
+
 def test_folder_of_another_evaluation_is_refused(tmp_path, model, studies):
     run(tmp_path, model, studies[:1], Oracle(studies), scenarios=["none"])
     with pytest.raises(

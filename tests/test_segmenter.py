@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ummgat.segment import sampling
 from ummgat.segment.sampling import Subject, draw_batch, read_subject
 from ummgat.segment.train import require_spacing, score, train_segmenter
 from ummgat.segment.unet import (
@@ -227,3 +228,17 @@ def test_what_was_exported_answers_alike_and_damage_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged"):
         load_segmenter(path)
+
+
+def test_a_turn_keeps_shapes_on_patches_of_unequal_sides(monkeypatch):
+    """A bar keeps its length and width: turned, not sheared."""
+    monkeypatch.setattr(sampling, "ROTATION", 60.0)
+    monkeypatch.setattr(sampling, "SCALE", 0.0)
+    rows, columns = np.meshgrid(np.arange(64), np.arange(96), indexing="ij")
+    bar = (abs(rows - 32) < 4) & (abs(columns - 48) < 14)
+    y = torch.from_numpy(np.stack([bar] * 8)[:, None].astype(np.uint8))
+    config = TWO.model_copy(update={"crop": (1, 64, 96)})
+    _, moved = sampling._moved(y.float(), y, config, np.random.default_rng(0))
+    for image in moved[:, 0].numpy() > 0:
+        spread = np.sqrt(np.linalg.eigvalsh(np.cov(np.nonzero(image))))
+        np.testing.assert_allclose(spread, [7 / 12**0.5, 27 / 12**0.5], rtol=0.06)

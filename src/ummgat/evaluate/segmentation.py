@@ -307,8 +307,10 @@ def _complete_groups(path: Path) -> set[tuple[str, ...]]:
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     rows = list(csv.DictReader(io.StringIO(whole)))
-    counts = Counter(_key(row) for row in rows)
-    kept = [row for row in rows if counts[_key(row)] == int(row["n_regions"])]
+    # Two runs at once, against all advice, write rows twice: the first of each counts.
+    unique = list({(*_key(row), row["region"]): row for row in reversed(rows)}.values())[::-1]
+    counts = Counter(_key(row) for row in unique)
+    kept = [row for row in unique if counts[_key(row)] == int(row["n_regions"])]
     if whole != text or len(kept) < len(rows):
         write_text(path, _as_csv(kept, header=True))
     return {_key(row) for row in kept}
