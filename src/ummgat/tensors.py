@@ -56,6 +56,14 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, metadata
 
 
+def load_finite(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`load_tensors` of weights that are to be used; ValueError if one of them is not a number."""
+    tensors, metadata = load_tensors(path, kind)
+    if not all_finite(tensors):
+        raise ValueError(f"Weights are not finite: {path}. Found NaN or infinity; expected numbers. Use another file.")
+    return tensors, metadata
+
+
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` with `prefix.` before every name."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}

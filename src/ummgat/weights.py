@@ -17,7 +17,7 @@ from ummgat import __version__
 from ummgat.config import Config
 from ummgat.domain import Domain, DomainTable
 from ummgat.model.networks import Networks, build_networks
-from ummgat.tensors import all_finite, file_hash, load_tensors, save_tensors, with_prefix, without_prefix
+from ummgat.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
 
 FORMAT = "ummgat-model-3"
 
@@ -82,9 +82,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     FileNotFoundError, ValueError
         Missing, damaged, or another kind of file.
     """
-    tensors, metadata = load_tensors(path, FORMAT)
-    if not all_finite(tensors):
-        raise ValueError(f"Weights are not finite: {path}. Found NaN or infinity; expected numbers. Use another file.")
+    tensors, metadata = load_finite(path, FORMAT)
     try:
         config = Config.model_validate(metadata["config"])
         table = DomainTable.from_names(metadata["domains"])

@@ -57,7 +57,7 @@ def heatmap(table: Sequence[Cell], region: str) -> Figure:
 def scatter(table: Sequence[Cell]) -> Figure:
     """Every subject and scenario: Dice with the generated image against Dice with the copy from the same source."""
     regions = list(dict.fromkeys(c.region for c in table))
-    figure = Figure(figsize=(3.2 * len(regions), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(regions) + 0.4, 4.2), layout="constrained")
     all_axes = np.atleast_1d(figure.subplots(1, len(regions), sharey=True))
     colors = colormaps["cividis"](np.linspace(0, 0.9, 3))
     for axes, region in zip(all_axes, regions, strict=True):

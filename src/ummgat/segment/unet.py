@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ummgat import __version__
 from ummgat.study import LABELS
-from ummgat.tensors import all_finite, file_hash, load_tensors, save_tensors, with_prefix, without_prefix
+from ummgat.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
 
 FORMAT = "ummgat-segmenter-1"
 
@@ -231,9 +231,7 @@ def load_segmenter(path: Path, device: torch.device | None = None) -> UnetSegmen
     FileNotFoundError, ValueError
         Missing, damaged, or another kind of file.
     """
-    tensors, metadata = load_tensors(path, FORMAT)
-    if not all_finite(tensors):
-        raise ValueError(f"Weights are not finite: {path}. Found NaN or infinity; expected numbers. Use another file.")
+    tensors, metadata = load_finite(path, FORMAT)
     try:
         config = SegmenterConfig.model_validate(metadata["config"])
         net = build_unet(config)
