@@ -308,7 +308,10 @@ def _complete_groups(path: Path) -> set[tuple[str, ...]]:
     whole = text[: text.rfind("\n") + 1]
     rows = list(csv.DictReader(io.StringIO(whole)))
     # Two runs at once, against all advice, write rows twice: the first of each counts.
-    unique = list({(*_key(row), row["region"]): row for row in reversed(rows)}.values())[::-1]
+    first: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        first.setdefault((*_key(row), row["region"]), row)
+    unique = list(first.values())
     counts = Counter(_key(row) for row in unique)
     kept = [row for row in unique if counts[_key(row)] == int(row["n_regions"])]
     if whole != text or len(kept) < len(rows):
