@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ummgat.files import atomic_path, explained_full_disk
 
@@ -72,6 +73,22 @@ def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those of `tensors` that start with `prefix.`, without it."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """What an optimizer remembers: `<index of the parameter>.<name>`."""
+    tensors: dict[str, Tensor] = {}
+    for i, values in optimizer.state_dict()["state"].items():
+        tensors |= with_prefix(str(i), values)
+    return tensors
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo `optimizer_tensors`."""
+    layout = optimizer.state_dict()
+    indices = sorted({int(key.split(".")[0]) for key in tensors})
+    layout["state"] = {i: without_prefix(str(i), tensors) for i in indices}
+    optimizer.load_state_dict(layout)
 
 
 def file_hash(path: Path) -> str:

@@ -13,7 +13,15 @@ from ummgat import __version__
 from ummgat.config import Config
 from ummgat.draw import Draw
 from ummgat.model.networks import Networks, build_networks, moving_average_of
-from ummgat.tensors import all_finite, load_tensors, save_tensors, with_prefix, without_prefix
+from ummgat.tensors import (
+    all_finite,
+    load_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_tensors,
+    with_prefix,
+    without_prefix,
+)
 from ummgat.train_step import Optimizers, build_optimizers
 
 FORMAT = "ummgat-checkpoint-1"
@@ -53,8 +61,7 @@ def save_state(path: Path, state: TrainState, config: Config, draw: Draw) -> Non
         for name, module in nets.named():
             tensors |= with_prefix(f"{group}.{name}", module.state_dict())
     for name, optimizer in state.optimizers.named():
-        for i, values in optimizer.state_dict()["state"].items():
-            tensors |= with_prefix(f"optimizers.{name}.{i}", values)
+        tensors |= with_prefix(f"optimizers.{name}", optimizer_tensors(optimizer))
     if not all_finite(tensors):
         raise FloatingPointError(
             f"Weights are not finite after step {state.step}. Found NaN or infinity; expected numbers. "
@@ -106,11 +113,7 @@ def load_state(path: Path, config: Config, draw: Draw, device: torch.device) -> 
                 )
             module.load_state_dict(own)
     for name, optimizer in state.optimizers.named():
-        layout = optimizer.state_dict()
-        own = without_prefix(f"optimizers.{name}", tensors)
-        indices = sorted({int(key.split(".")[0]) for key in own})
-        layout["state"] = {i: without_prefix(str(i), own) for i in indices}
-        optimizer.load_state_dict(layout)
+        restore_optimizer(optimizer, without_prefix(f"optimizers.{name}", tensors))
     state.step = int(metadata["step"])
     state.best_score = metadata["best_score"]
     return state

@@ -1,12 +1,17 @@
 """Commands that measure."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ummgat.cli.models import bundled
 from ummgat.cli.terminal import Overwrite, comma_list, command, progress, report_failures, say, split
+
+if TYPE_CHECKING:
+    from ummgat.draw import Draw
+    from ummgat.study import Study
 
 
 @command
@@ -30,13 +35,7 @@ def directions(
 
     require_new(out, overwrite)
     trained, wanted = load_model(model), load_draw(draw)
-    subjects = wanted.test if part == "test" else wanted.selection
-    studies = [study for study in load_cohort(cohort) if study.subject in subjects]
-    if not studies:
-        raise ValueError(
-            f"No {part} subject in the cohort: {cohort}. Found none of {', '.join(subjects) or 'an empty list'}; expected "
-            "at least one. Prepare them, or choose the other --part."
-        )
+    studies = _of_part(load_cohort(cohort), wanted, part, cohort)
     with progress("measuring") as update:
         rows = measure(trained, studies, progress=lambda done, n: update(done, n, studies[done - 1].subject))
     summary = medians(rows)
@@ -155,12 +154,7 @@ def evaluate(
     if dropout is not None:
         segmenters["dropout"] = load_segmenter(dropout)
     studies = load_cohort(cohort)
-    chosen = [s for s in studies if s.subject in (wanted.test if part == "test" else wanted.selection)]
-    if not chosen:
-        raise ValueError(
-            f"No {part} subject in the cohort: {cohort}. Found none of the draw's; expected at least one. Prepare them, or "
-            "choose the other --part."
-        )
+    chosen = _of_part(studies, wanted, part, cohort)
     for name, own in segmenters.items():
         seen = sorted({s.subject for s in chosen} & set(own.training["subjects"]))
         if seen:
@@ -221,3 +215,15 @@ def report(
 
     require_new(out, overwrite)
     say(f"Report: {build_report(results, out, calibration, None if paper == 'none' else paper)}")
+
+
+def _of_part(studies: "Sequence[Study]", drawn: "Draw", part: str, cohort: Path) -> "list[Study]":
+    """Selection or test subjects of the draw, at least one."""
+    subjects = drawn.test if part == "test" else drawn.selection
+    chosen = [study for study in studies if study.subject in subjects]
+    if not chosen:
+        raise ValueError(
+            f"No {part} subject in the cohort: {cohort}. Found none of {', '.join(subjects) or 'an empty list'}; expected "
+            "at least one. Prepare them, or choose the other --part."
+        )
+    return chosen

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
-
-Values = NDArray[np.float64]
 
 
 class Summary(NamedTuple):

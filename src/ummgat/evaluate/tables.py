@@ -57,10 +57,9 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
     found: dict[tuple[Treatment, str], Cell] = {}
     for row in rows:
         treatment = Treatment(row["scenario"], row["segmenter"], row["method"], row["source"])
-        key = (treatment, row["region"])
         if row["scenario"] == "random":  # sources differ by subject; the rule is what they share
             treatment = treatment._replace(source=row["rule"] if row["rule"] != "single" else row["source"])
-            key = (treatment, row["region"])
+        key = (treatment, row["region"])
         if key not in found:
             empty = Summary(float("nan"), float("nan"), float("nan"), 0)
             found[key] = Cell(treatment, row["rule"], row["region"], {}, {}, empty, empty)

@@ -46,7 +46,8 @@ def build_report(results: Path, out: Path, calibration: Path | None = None, data
     FileNotFoundError, ValueError
         No results, not results, or calibration subjects among those tested on.
     """
-    table = cells(read_results(results / "results.csv"))
+    rows_read = read_results(results / "results.csv")
+    table = cells(rows_read)
     if not table:
         raise ValueError(
             f"Results are empty: {results}. Found no row; expected an evaluation. Run `ummgat evaluate` first."
@@ -75,9 +76,7 @@ def build_report(results: Path, out: Path, calibration: Path | None = None, data
         "subjects": subjects,
         "smallest_p": smallest_p(len(subjects)) if len(subjects) > 1 else None,
         "wins": {rival: wins(table, rival)._asdict() for rival in ("same-source", "best")},
-        "both_empty": sum(
-            1 for row in read_results(results / "results.csv") if float(row["true_ml"]) == 0 == float(row["found_ml"])
-        ),
+        "both_empty": sum(1 for row in rows_read if float(row["true_ml"]) == 0 == float(row["found_ml"])),
         "settings": settings,
         "version": __version__,
     }

@@ -15,7 +15,14 @@ from ummgat.metrics import dice
 from ummgat.segment.sampling import draw_batch, read_subject
 from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet, save_segmenter
 from ummgat.study import REGIONS, Study
-from ummgat.tensors import load_tensors, save_tensors, with_prefix, without_prefix
+from ummgat.tensors import (
+    load_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_tensors,
+    with_prefix,
+    without_prefix,
+)
 
 FORMAT = "ummgat-segmenter-checkpoint-1"
 
@@ -128,9 +135,7 @@ def require_spacing(study: Study, spacing_mm: float) -> None:
 
 
 def _save(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, object], step: int) -> None:
-    tensors = with_prefix("net", net.state_dict())
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= with_prefix(f"optimizer.{i}", values)
+    tensors = with_prefix("net", net.state_dict()) | with_prefix("optimizer", optimizer_tensors(optimizer))
     save_tensors(path, tensors, {"format": FORMAT, "version": __version__, "step": step, **identity})
 
 
@@ -144,8 +149,5 @@ def _restore(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, o
             "another output folder, or go on with the settings of that run."
         )
     net.load_state_dict({k: v.to(device) for k, v in without_prefix("net", tensors).items()})
-    layout = optimizer.state_dict()
-    own = without_prefix("optimizer", tensors)
-    layout["state"] = {i: without_prefix(str(i), own) for i in sorted({int(key.split(".")[0]) for key in own})}
-    optimizer.load_state_dict(layout)
+    restore_optimizer(optimizer, without_prefix("optimizer", tensors))
     return int(metadata["step"])
