@@ -45,7 +45,9 @@ def doctor(
 @command
 def phantom(
     out: Annotated[Path, typer.Argument(help="New folder: studies/, truth/, split.json, centers.csv.")],
-    preset: Annotated[Literal["demo", "tiny"], typer.Option(help="Where the other options start from.")] = "demo",
+    preset: Annotated[
+        Literal["demo", "tiny", "ten-domain", "meningioma"], typer.Option(help="Where the other options start from.")
+    ] = "demo",
     centers: Annotated[list[str] | None, typer.Option(help="Training subjects: A=12,B=6.")] = None,
     selection: Annotated[list[str] | None, typer.Option(help="Selection subjects: A=1,B=1.")] = None,
     test: Annotated[list[str] | None, typer.Option(help="Test subjects: A=3,B=1.")] = None,
@@ -55,7 +57,8 @@ def phantom(
     ] = None,
     spacing: Annotated[float | None, typer.Option(help="Voxel size in mm.")] = None,
     layout: Annotated[
-        Literal["brats2018", "brats2023"] | None, typer.Option(help="Names of files and numbers of labels.")
+        Literal["brats2018", "brats2023", "ucsf-pdgm"] | None,
+        typer.Option(help="Names of files and numbers of labels."),
     ] = None,
     draw: Annotated[
         Literal["strict", "all", "complete"] | None,
@@ -68,16 +71,17 @@ def phantom(
     overwrite: Overwrite = False,
 ) -> None:
     """Write synthetic multi-center studies with tumours and known truth, to try everything without patient data."""
-    from ummgat.phantom import DEMO, TINY, PhantomConfig, write_phantom
+    from ummgat.phantom import PRESETS, PhantomConfig, write_phantom
     from ummgat.phantom.write import plan_cohort
 
-    base = (DEMO if preset == "demo" else TINY).model_dump()
+    base = PRESETS[preset].model_dump()
     names = _counts(centers, "--centers") if centers else base["n_subjects"]
     told = {"n_subjects": centers, "n_selection": selection, "n_test": test, "n_healthy": healthy}
     for field, given in told.items():
         base[field] = _counts(given, f"--{field}") if given else {c: n for c, n in base[field].items() if c in names}
     usual = ("t1", "t1ce", "t2", "flair")
     base["sequences"] = {c: base["sequences"].get(c, usual) for c in names} | _sequences(sequences or [])
+    base["layouts"] = {c: name for c, name in base["layouts"].items() if c in names and layout is None}
     changes = {"spacing_mm": spacing, "layout": layout, "draw": draw, "seed": seed, "align_truth": align_truth or None}
     config = PhantomConfig.model_validate(base | {k: v for k, v in changes.items() if v is not None})
     with console.status("Drawing synthetic patients"):

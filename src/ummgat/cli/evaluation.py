@@ -129,7 +129,16 @@ def evaluate(
     part: Annotated[
         Literal["selection", "test"], typer.Option(help="Whom to evaluate; choose nothing by test.")
     ] = "test",
-    scenarios: Annotated[str | None, typer.Option(help="Only these, as none,t1,t1+flair,random.")] = None,
+    scenarios: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these: names as t1 and t1+flair, groups none, single, double, triple, fixed, random. "
+            "Default: none,fixed,random; none,single,random with more than four sequences."
+        ),
+    ] = None,
+    as_center: Annotated[
+        str | None, typer.Option(help="Translate all studies as if they came from this center of the model.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random scenario.")] = 0,
 ) -> None:
     """Take sequences away, put substitutes in their place, segment, and write Dice and HD95 of each."""
@@ -191,6 +200,7 @@ def evaluate(
             seed,
             comma_list(scenarios),
             progress=lambda done, n: update(done, n, ""),
+            as_center=as_center,
         )
     say(f"Evaluated {len(report.done)} {part} subjects: {out / 'results.csv'}")
     report_failures(report.failed)

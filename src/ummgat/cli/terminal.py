@@ -110,7 +110,7 @@ def _options(
 
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
-Layout = Annotated[str, typer.Option(help="How files are named: auto, brats2018, brats2023, folder.")]
+Layout = Annotated[str, typer.Option(help="How files are named: auto, brats2018, brats2023, ucsf-pdgm, folder.")]
 
 
 def say(text: str) -> None:

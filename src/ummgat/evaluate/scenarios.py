@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from ummgat.domain import SEQUENCES
+
 Method = Literal["complete", "empty", "copy", "matched", "generate", "fuse"]
 
 Assignment = tuple[tuple[str, str], ...]
@@ -24,6 +26,13 @@ PAPER_MIXED: dict[tuple[str, str], dict[str, str]] = {
     ("t1ce", "flair"): {"t1ce": "t1", "flair": "t2"},
 }
 """Table 1 of the paper: for these two missing sequences every one has a source of its own."""
+
+
+GROUPS = {"single": 1, "double": 2, "triple": 3}
+"""Group of fixed scenarios → how many sequences are missing."""
+
+MANY_SEQUENCES = 4
+"""With more than these, not every combination is tried unless it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,50 @@ def random_scenario(sequences: Sequence[str], subject: str, seed: int) -> Scenar
     n = int(rng.integers(1, len(sequences)))
     missing = set(rng.permutation(len(sequences))[:n].tolist())
     return Scenario(tuple(q for i, q in enumerate(sequences) if i in missing), "random")
+
+
+def all_scenarios(sequences: Sequence[str], subject: str, seed: int) -> list[Scenario]:
+    """`none`, the fixed ones, and `random` where there are at least two sequences."""
+    found = [Scenario.of(()), *fixed_scenarios(sequences)]
+    return [*found, random_scenario(sequences, subject, seed)] if len(sequences) > 1 else found
+
+
+def scenario_names(sequences: Sequence[str], wanted: Sequence[str] | None) -> set[str]:
+    """Names of the scenarios of `sequences` that are wanted; those that other sequences would have are left out.
+
+    Parameters
+    ----------
+    sequences : sequence of str
+    wanted : sequence of str or None
+        Names in any order of their sequences (`flair+t1`), and groups: see `GROUPS`, `fixed` for all of these. None: `none`,
+        `fixed` and `random` up to `MANY_SEQUENCES`; beyond, where fixed ones count by the hundred (254 of eight), `none`,
+        `single` and `random`.
+
+    Raises
+    ------
+    ValueError
+        A name that cannot be a scenario.
+    """
+    if wanted is None:
+        wanted = ("none", "fixed" if len(sequences) <= MANY_SEQUENCES else "single", "random")
+    fixed = fixed_scenarios(sequences)
+    found: set[str] = set()
+    for name in wanted:
+        parts = name.split("+")
+        if name in ("none", "random"):
+            found.add(name)
+        elif name == "fixed":
+            found |= {scenario.name for scenario in fixed}
+        elif name in GROUPS:
+            found |= {scenario.name for scenario in fixed if len(scenario.missing) == GROUPS[name]}
+        elif len(set(parts)) == len(parts) and set(parts) <= set(SEQUENCES):
+            found |= {scenario.name for scenario in fixed if set(scenario.missing) == set(parts)}
+        else:
+            raise ValueError(
+                f"Unknown scenario: --scenarios. Found {name!r}; expected none, {', '.join(GROUPS)}, fixed, random, or sequences "
+                f"out of {', '.join(sequences)}, as {'+'.join(sequences[:2])}. Correct it."
+            )
+    return found
 
 
 def substitutes_of(

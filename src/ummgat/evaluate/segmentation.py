@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.domain import Domain
-from ummgat.evaluate.scenarios import Scenario, Substitute, fixed_scenarios, random_scenario, substitutes_of
+from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
 from ummgat.files import write_json, write_text
 from ummgat.generate import Request, combined, fill, fusion_weights
 from ummgat.matching import match_histogram
@@ -72,6 +72,7 @@ def evaluate(
     seed: int = 0,
     scenarios: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    as_center: str | None = None,
 ) -> Report:
     """Segment every subject in every scenario with every substitute.
 
@@ -92,9 +93,12 @@ def evaluate(
     seed : int
         Of the random scenario.
     scenarios : sequence of str, optional
-        Names to restrict to; default: `none`, all fixed ones, `random`.
+        Names and groups to restrict to, see `scenario_names`, which also says the default.
     progress : callable, optional
         (segmentations done or skipped, studies' total).
+    as_center : str, optional
+        Center of the model as whose all studies are translated, for cohorts of centers that it was not trained with. It is
+        written to the settings, and to each row as `M as A`.
 
     Returns
     -------
@@ -104,15 +108,25 @@ def evaluate(
     Raises
     ------
     ValueError
-        A folder of another evaluation.
+        A folder of another evaluation, an unknown scenario, or a center that the model does not know.
     """
+    _check_centers(model, studies, as_center)
+    wanted = {name: scenario_names(segmenter.sequences, scenarios) for name, segmenter in segmenters.items()}
+    if not any(wanted.values()):
+        known = ", ".join(next(iter(segmenters.values())).sequences)
+        raise ValueError(
+            f"No scenario is left: --scenarios. Found {', '.join(scenarios or ())}; expected sequences out of {known}, and not "
+            "all of them. Correct it."
+        )
     out.mkdir(parents=True, exist_ok=True)
-    _same_settings(out / "settings.json", dict(settings) | {"seed": seed})
+    _same_settings(
+        out / "settings.json", dict(settings) | {"seed": seed} | ({"as_center": as_center} if as_center else {})
+    )
     done = _complete_groups(out / "results.csv")
     report = Report()
     for i, study in enumerate(studies):
         try:
-            for key, rows in _subject_rows(segmenters, model, study, correlated, seed, scenarios, done):
+            for key, rows in _subject_rows(segmenters, model, study, correlated, seed, wanted, done, as_center):
                 _append(out / "results.csv", rows)
                 done.add(key)
             report.done.append(study.subject)
@@ -130,8 +144,9 @@ def _subject_rows(
     study: Study,
     correlated: Mapping[tuple[str, str], float],
     seed: int,
-    names: Sequence[str] | None,
+    wanted: Mapping[str, set[str]],
     done: set[tuple[str, ...]],
+    as_center: str | None,
 ) -> Iterator[tuple[tuple[str, ...], list[Row]]]:
     """Rows of one subject that are not in `done`, one segmentation after another."""
     truth = study.labels()
@@ -140,6 +155,7 @@ def _subject_rows(
             f"Labels are missing: {study.subject}. Found no annotation; expected one. Leave the subject out."
         )
     truth = np.asarray(truth)
+    center = study.center if as_center is None else f"{study.center} as {as_center}"
     for name, segmenter in segmenters.items():
         sequences = segmenter.sequences
         absent = [q for q in sequences if q not in study.sequences]
@@ -148,12 +164,9 @@ def _subject_rows(
                 f"True image is missing: {study.subject}. Found no {', '.join(absent)}; expected {', '.join(sequences)} to "
                 "take away and compare with. Leave the subject out."
             )
-        images = Substitutes(model, study, sequences)
-        all_scenarios = [Scenario.of(()), *fixed_scenarios(sequences)]
-        if len(sequences) > 1:
-            all_scenarios.append(random_scenario(sequences, study.subject, seed))
-        for scenario in all_scenarios:
-            if names is not None and scenario.name not in names:
+        images = Substitutes(model, study, sequences, as_center)
+        for scenario in all_scenarios(sequences, study.subject, seed):
+            if scenario.name not in wanted[name]:
                 continue
             tried = substitutes_of(scenario, sequences, correlated, images.ranked, images.can_generate)
             if name != "plain":
@@ -169,7 +182,7 @@ def _subject_rows(
                         "Labels must lie on the grid of the images."
                     )
                 about = {
-                    "subject": study.subject, "center": study.center, "scenario": scenario.name,
+                    "subject": study.subject, "center": center, "scenario": scenario.name,
                     "missing": "+".join(scenario.missing), "segmenter": name, "method": substitute.method,
                     "rule": substitute.rule, "source": substitute.source,
                 }  # fmt: skip
@@ -183,18 +196,36 @@ def _as_completed(substitute: Substitute, tried: Sequence[Substitute]) -> bool:
     return substitute.rule == "criteria" or not any(s.rule == "criteria" and s.method == "generate" for s in tried)
 
 
+def _check_centers(model: TrainedModel, studies: Sequence[Study], as_center: str | None) -> None:
+    """Refuse centers that the model does not know: which of its own they resemble is told, never guessed."""
+    known = ", ".join(model.table.centers)
+    if as_center is not None and as_center not in model.table.centers:
+        raise ValueError(
+            f"Model does not know the center to translate as: --as-center. Found {as_center!r}; expected one of {known}. "
+            "Choose one of these."
+        )
+    strange = sorted({s.center for s in studies} - set(model.table.centers)) if as_center is None else []
+    if strange:
+        raise ValueError(
+            f"Model does not know the center of the studies. Found {', '.join(strange)}; expected one of {known}. Say with "
+            "--as-center which of these they resemble, or train with this center."
+        )
+
+
 class Substitutes:
     """The images of one study under every substitute; each translation is made once and kept."""
 
-    def __init__(self, model: TrainedModel, study: Study, sequences: Sequence[str]) -> None:
-        self.model, self.center = model, study.center
+    def __init__(
+        self, model: TrainedModel, study: Study, sequences: Sequence[str], as_center: str | None = None
+    ) -> None:
+        self.model, self.center = model, as_center or study.center
         self.true: dict[str, Volume] = {q: np.asarray(study.volume(q)) for q in sequences}
-        self.can_generate = [q for q in sequences if Domain(study.center, q) in model.table]
+        self.can_generate = [q for q in sequences if Domain(self.center, q) in model.table]
         self.ranked: dict[str, list[str]] = {}
         for target in self.can_generate:
-            ranked = model.criteria.get("sources", {}).get(f"{study.center}/{target}", [])
+            ranked = model.criteria.get("sources", {}).get(f"{self.center}/{target}", [])
             own = [Domain.parse(name) for name in ranked]
-            self.ranked[target] = [d.sequence for d in own if d.center == study.center]
+            self.ranked[target] = [d.sequence for d in own if d.center == self.center]
         self._made: dict[tuple[str, str], Volume] = {}
 
     def complete(self, scenario: Scenario, substitute: Substitute) -> dict[str, Volume]:

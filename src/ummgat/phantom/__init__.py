@@ -1,16 +1,20 @@
 """Synthetic multi-center brain tumour MRI with known truth: for tests, for the demo, and for figures anyone may publish.
 
-anatomy (MNI152 deformed per subject, or ellipsoids) → tumour (core, rim, oedema, mass effect) → signal (textbook
-equations per sequence) → scanner (protocol, shading, noise, resolution) → write (BraTS folders, truth, split).
+anatomy (MNI152 deformed per subject, or ellipsoids) → tumour (glioma or meningioma, mass effect) → signal (textbook
+equations per sequence) → scanner (protocol, shading, noise, resolution) → write (folders as in BraTS or UCSF-PDGM, truth, split).
 """
 
 from ummgat.phantom.anatomy import Frame, analytic_frame, brats_frame
+from ummgat.phantom.presets import DEMO, MENINGIOMA, PRESETS, TEN_DOMAIN, TINY, tiny_cohort
 from ummgat.phantom.scanner import Scanner, make_scanner
 from ummgat.phantom.subject import PhantomSubject, make_subject
-from ummgat.phantom.write import DEMO, TINY, PhantomConfig, tiny_cohort, write_phantom
+from ummgat.phantom.write import PhantomConfig, write_phantom
 
 __all__ = [
     "DEMO",
+    "MENINGIOMA",
+    "PRESETS",
+    "TEN_DOMAIN",
     "TINY",
     "Frame",
     "PhantomConfig",

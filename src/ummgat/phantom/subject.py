@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from scipy import ndimage
 
 from ummgat.domain import SEQUENCES
 from ummgat.phantom.anatomy import TISSUES, Anatomy, Frame, Shape, brats_frame
+from ummgat.phantom.meningioma import plan_meningioma
 from ummgat.phantom.noise import Field, smooth_noise
 from ummgat.phantom.scanner import Scanner
 from ummgat.phantom.signal import TISSUE_TABLE, Protocol, Tissue, scaled, signal
@@ -16,6 +18,8 @@ from ummgat.phantom.tumour import TumourPlan, grow_tumour, plan_tumour
 from ummgat.volume import Grid
 
 _CLASSES = (*TISSUES, "ncr", "et", "ed", "vessel")
+Kind = Literal["glioma", "meningioma"]
+_PLANS = {"glioma": plan_tumour, "meningioma": plan_meningioma}
 _TEXTURE = 0.045  # standard deviation of the local variation of T1, T2 and CBF
 
 
@@ -50,13 +54,13 @@ class Body:
     labels: NDArray[np.uint8]
 
 
-def make_body(seed: int, frame: Frame, analytic: bool = False, healthy: bool = False) -> Body:
+def make_body(seed: int, frame: Frame, analytic: bool = False, healthy: bool = False, kind: Kind = "glioma") -> Body:
     """Anatomy and tumour of subject `seed`, independent of any scanner."""
     streams = [np.random.default_rng([seed, k]) for k in range(6)]
     shape = Shape(frame, streams[0], analytic)
     plan: TumourPlan | None = None
     if not healthy:
-        plan = plan_tumour(shape, streams[1])
+        plan = _PLANS[kind](shape, streams[1])
         shape.add_mass(plan.mass)
     anatomy = shape.render(streams[2])
     mask = anatomy.mask
@@ -79,8 +83,11 @@ def make_body(seed: int, frame: Frame, analytic: bool = False, healthy: bool = F
     for _ in range(2):
         fine, coarse = smooth_noise(rng, mask.shape, 1.1 / unit), smooth_noise(rng, mask.shape, 7.0 / unit)
         texture.append(np.asarray(_TEXTURE * (0.6 * fine + 0.8 * coarse), np.float32)[mask])
+    table = dict(TISSUE_TABLE)
+    if plan is not None and plan.solid is not None:
+        table["et"] = plan.solid
     tissues = {}
-    for name, tissue in TISSUE_TABLE.items():
+    for name, tissue in table.items():
         spread = 0.10 if name in ("ncr", "et", "ed") else 0.025
         water, pd, adc, uptake, cbf = np.exp(rng.normal(0, spread, 5))
         # More free water lengthens T1 and T2 together.
@@ -208,6 +215,7 @@ def make_subject(
     frame: Frame | None = None,
     analytic: bool = False,
     healthy: bool = False,
+    kind: Kind = "glioma",
 ) -> PhantomSubject:
     """Make a whole subject in memory.
 
@@ -224,6 +232,8 @@ def make_subject(
         Nested ellipsoids instead of the atlas: milliseconds, for tests.
     healthy : bool
         No tumour.
+    kind : "glioma" or "meningioma"
+        What the tumour is.
 
     Returns
     -------
@@ -231,7 +241,7 @@ def make_subject(
         Freshly made arrays.
     """
     frame = brats_frame(1.0) if frame is None else frame
-    body = make_body(seed, frame, analytic, healthy)
+    body = make_body(seed, frame, analytic, healthy, kind)
     return assemble(body, {name: scan(body, scanner, name, seed) for name in sequences})
 
 

@@ -1,4 +1,7 @@
-"""A glioma in a phantom brain: necrotic core, enhancing rim, oedema that follows the white matter, and mass effect."""
+"""A tumour in a phantom brain: necrotic core, enhancing rim, oedema that follows the white matter, and mass effect.
+
+`plan_tumour` plans a glioma; `meningioma.plan_meningioma` another kind, drawn by the same `grow_tumour`.
+"""
 
 from dataclasses import dataclass
 
@@ -9,6 +12,7 @@ from skimage.graph import MCP_Geometric
 
 from ummgat.phantom.anatomy import Anatomy, Mass, Shape
 from ummgat.phantom.noise import Field, enlarge, smooth_noise
+from ummgat.phantom.signal import Tissue
 from ummgat.study import LABELS
 
 _SPREAD_MM = 45.0  # oedema reaches no further than this from the core's box
@@ -22,9 +26,15 @@ class TumourPlan:
     mass: Mass
     whole_ml: float
     core_share: float
-    """(NCR + ET) / whole tumour."""
+    """(NCR + ET) / whole tumour; 1 is a tumour without oedema."""
     necrotic_share: float
     """NCR / (NCR + ET)."""
+    lobes: float = 0.24
+    """How uneven the outline is: standard deviation as a share of the radius."""
+    side: int = 0
+    """1 or -1: the core is only where x has this sign, cut off at the falx; 0: on both sides."""
+    solid: Tissue | None = None
+    """What the enhancing part consists of; None: a glioma's, of the table."""
 
 
 def plan_tumour(shape: Shape, rng: np.random.Generator) -> TumourPlan:
@@ -86,6 +96,8 @@ def grow_tumour(
     voxel_ml = unit**3 / 1000
     shape = anatomy.mask.shape
     allowed = anatomy.mask & (anatomy.ventricles < 0.35)
+    if plan.side:
+        allowed &= anatomy.position[0] * plan.side > 0
     level = _core_level(anatomy, plan, rng)
     n_core = max(8, round(plan.whole_ml * plan.core_share / voxel_ml))
     core_limit = _rank(level, allowed, n_core)
@@ -94,14 +106,38 @@ def grow_tumour(
     wobble = 2.2 * smooth_noise(rng, shape, 4.0 / unit) + 0.5 * smooth_noise(rng, shape, 1.5 / unit)
     inner = np.asarray(level + min(1.0, plan.mass.radius_mm / 14) * wobble, np.float32)
     n_necrotic = min(max(2, round(core.sum() * plan.necrotic_share)), int(core.sum()) - 2)
-    inner_limit = _rank(inner, core, n_necrotic)
+    inner_limit = _rank(inner, core, n_necrotic) if plan.necrotic_share > 0 else np.float32(-1e6)
     edge = np.float32(0.45 * max(unit, 1.0))
     soft_core = allowed * _sigmoid((core_limit - level) / edge) * _near(core)
     # Linear mixing inside the core: dead centre to living rim.
     soft_dead = _sigmoid((inner_limit - inner) / edge)
+    fractions = {
+        "ncr": (soft_core * soft_dead).astype(np.float32),
+        "et": (soft_core * (1 - soft_dead)).astype(np.float32),
+        "ed": np.zeros(shape, np.float32),
+    }
+    labels = np.zeros(shape, np.uint8)
+    if plan.core_share < 1:
+        oedema, fractions["ed"] = _oedema(anatomy, plan, allowed, core, soft_core, rng)
+        labels[oedema] = LABELS["ED"]
+    labels[core] = LABELS["ET"]
+    labels[core & (inner <= inner_limit)] = LABELS["NCR"]
+    return fractions, labels
+
+
+def _oedema(
+    anatomy: Anatomy,
+    plan: TumourPlan,
+    allowed: NDArray[np.bool_],
+    core: NDArray[np.bool_],
+    soft_core: Field,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.bool_], Field]:
+    """Where the label is, and the degree of infiltration."""
+    unit = anatomy.frame.unit_mm
     time = _arrival(anatomy, core, rng)
     open_tissue = allowed & ~core & (anatomy.fractions["csf"] < 0.5)
-    n_oedema = max(4, round(plan.whole_ml * (1 - plan.core_share) / voxel_ml))
+    n_oedema = max(4, round(plan.whole_ml * (1 - plan.core_share) / (unit**3 / 1000)))
     # Smoothing after growth, or the border would show every sliver of white matter and the growth lattice.
     bound = np.float32(1.6) * _rank(time, open_tissue, n_oedema)
     time = ndimage.gaussian_filter(np.minimum(time, bound), 1.3 / unit, truncate=3.0)
@@ -109,18 +145,9 @@ def grow_tumour(
     oedema = open_tissue & (time <= time_limit)
     reach = np.clip(time / max(time_limit, np.float32(1e-3)), 0, 3)
     infiltration = _sigmoid((1 - reach) / np.float32(0.07)) * (0.92 - 0.22 * np.clip(reach, 0, 1) ** 2)
-    infiltration *= 1 + 0.07 * smooth_noise(rng, shape, 2.5 / unit)
-    soft_oedema = np.clip(infiltration, 0, 1) * (1 - anatomy.fractions["csf"]) * (1 - soft_core) * anatomy.mask
-    labels = np.zeros(shape, np.uint8)
-    labels[oedema] = LABELS["ED"]
-    labels[core] = LABELS["ET"]
-    labels[core & (inner <= inner_limit)] = LABELS["NCR"]
-    fractions = {
-        "ncr": (soft_core * soft_dead).astype(np.float32),
-        "et": (soft_core * (1 - soft_dead)).astype(np.float32),
-        "ed": soft_oedema.astype(np.float32),
-    }
-    return fractions, labels
+    infiltration *= 1 + 0.07 * smooth_noise(rng, anatomy.mask.shape, 2.5 / unit)
+    soft = np.clip(infiltration, 0, 1) * (1 - anatomy.fractions["csf"]) * (1 - soft_core) * anatomy.mask
+    return oedema, soft.astype(np.float32)
 
 
 def _core_level(anatomy: Anatomy, plan: TumourPlan, rng: np.random.Generator) -> Field:
@@ -132,8 +159,8 @@ def _core_level(anatomy: Anatomy, plan: TumourPlan, rng: np.random.Generator) ->
     turned = np.tensordot((stretch @ axes).astype(np.float32), away, 1)
     distance = np.sqrt((turned**2).sum(0))
     shape = anatomy.mask.shape
-    lobes = 0.24 * radius * smooth_noise(rng, shape, max(radius / 2.2, 3.0) / unit)
-    fringe = 0.06 * radius * smooth_noise(rng, shape, 1.8 / unit)
+    lobes = plan.lobes * radius * smooth_noise(rng, shape, max(radius / 2.2, 3.0) / unit)
+    fringe = 0.25 * plan.lobes * radius * smooth_noise(rng, shape, 1.8 / unit)
     level: Field = (distance + (lobes + fringe) * np.clip(distance / radius, 0.2, 1.2)).astype(np.float32)
     return level
 

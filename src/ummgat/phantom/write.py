@@ -10,15 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ummgat.domain import SEQUENCES, check_sequence
 from ummgat.files import require_new, write_json, write_text
 from ummgat.phantom.anatomy import Frame, analytic_frame, brats_frame
+from ummgat.phantom.names import LABELS_ON_DISK, Layout, file_name, folder_name
 from ummgat.phantom.scanner import Scanner, make_scanner
-from ummgat.phantom.subject import Body, make_body, scan
+from ummgat.phantom.subject import Body, Kind, make_body, scan
 from ummgat.study import LABELS
 from ummgat.volume import Array, Grid, write_volume
 
 Part = Literal["train", "selection", "test"]
 
-_NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
-_LABELS_ON_DISK = {"brats2018": {"NCR": 1, "ED": 2, "ET": 4}, "brats2023": {"NCR": 1, "ED": 2, "ET": 3}}
 _SETTINGS = "phantom.json"
 
 
@@ -56,14 +55,22 @@ class PhantomConfig(BaseModel):
         default="brats", description="MNI anatomy on BraTS's field of view, or a 24x28x28 miniature"
     )
     spacing_mm: float = Field(default=1.0, gt=0)
-    layout: Literal["brats2018", "brats2023"] = "brats2018"
+    layout: Layout = "brats2018"
+    layouts: dict[str, Layout] = Field(
+        default={},
+        description="layout of centers that name their files otherwise; each center then has a folder of its own",
+    )
+    tumour: Kind = "glioma"
+    first_scanner: int = Field(
+        default=0, ge=0, description="kind of the first center's scanner, so that two cohorts can differ as centers do"
+    )
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> "PhantomConfig":
         centers = list(self.n_subjects)
         counts = (self.n_subjects, self.n_selection, self.n_test, self.n_healthy)
-        stray = sorted({c for d in (*counts, self.sequences) for c in d} - set(centers))
+        stray = sorted({c for d in (*counts, self.sequences, self.layouts) for c in d} - set(centers))
         if stray or set(self.sequences) != set(centers) or not centers:
             raise ValueError(
                 f"Centers do not agree: phantom config. Found sequences for {sorted(self.sequences)}, counts for {centers}"
@@ -104,25 +111,21 @@ class PhantomConfig(BaseModel):
 
     def scanners(self) -> dict[str, Scanner]:
         """Center → scanner."""
-        return {center: make_scanner(center, i, self.seed) for i, center in enumerate(self.n_subjects)}
+        return {
+            center: make_scanner(center, i + self.first_scanner, self.seed) for i, center in enumerate(self.n_subjects)
+        }
+
+    def layout_of(self, center: str) -> Layout:
+        """How the files of `center` are named."""
+        return self.layouts.get(center, self.layout)
+
+    def folder(self, part: str, member: "Member") -> Path:
+        """Folder of a subject below `out`; `part` is studies or truth."""
+        parent = Path(part, member.center) if self.layouts else Path(part)
+        return parent / folder_name(member.name, self.layout_of(member.center))
 
 
-DEMO = PhantomConfig(
-    n_subjects={"A": 12, "B": 6},
-    n_selection={"A": 1, "B": 1},
-    n_test={"A": 3, "B": 1},
-    spacing_mm=2.0,
-    seed=2025,
-)
-"""The cohort of the demo: 24 subjects at 2 mm, two centers, one sequence per training patient."""
-
-TINY = PhantomConfig(
-    n_subjects={"A": 4, "B": 2}, n_selection={"A": 1, "B": 1}, n_test={"A": 1, "B": 1}, grid="analytic", seed=1
-)
-"""The cohort of tests: 10 miniature subjects, two centers, a fraction of a second."""
-
-
-class _Member(BaseModel):
+class Member(BaseModel):
     """One subject of a cohort and what its folder will hold."""
 
     name: str
@@ -136,7 +139,7 @@ class _Member(BaseModel):
     seed: int
 
 
-def plan_cohort(config: PhantomConfig) -> list[_Member]:
+def plan_cohort(config: PhantomConfig) -> list[Member]:
     """Who is in the cohort, and who has what. Decided before anything is rendered."""
     members = []
     for index, (center, n_train) in enumerate(config.n_subjects.items()):
@@ -160,7 +163,7 @@ def plan_cohort(config: PhantomConfig) -> list[_Member]:
                 picked = set(rng.permutation(len(sequences))[:n].tolist())
                 available = tuple(s for i, s in enumerate(sequences) if i in picked)
             members.append(
-                _Member(
+                Member(
                     name=f"Phantom_{center}_{number + 1:03d}",
                     center=center,
                     part=part,
@@ -174,18 +177,10 @@ def plan_cohort(config: PhantomConfig) -> list[_Member]:
     return members
 
 
-def file_name(subject: str, sequence: str, layout: str, center: str | None = None) -> str:
-    """Name of an image (or, with sequence `seg`, of the annotation) in `layout`; `center`: as that center would have scanned it."""
-    suffix = "" if center is None else f"_as_{center}"
-    if layout == "brats2023":
-        return f"{subject}-{_NAMES_2023.get(sequence, sequence)}{suffix}.nii.gz"
-    return f"{subject}_{sequence}{suffix}.nii.gz"
-
-
 def write_phantom(out: Path, config: PhantomConfig, overwrite: bool = False) -> Path:
     """Write a cohort.
 
-    `out/studies/<subject>/` holds what the hospital has, in BraTS form; `out/truth/<subject>/` every sequence of every
+    `out/studies/<subject>/` (with `layouts`: `out/studies/<center>/<subject>/`) holds what the hospital has, in its layout; `out/truth/<subject>/` every sequence of every
     subject in its own center's contrast, also those never scanned, and the annotation; `out/split.json` the split and
     the strict draw; `out/centers.csv` subject and center; `out/phantom.json` the settings.
 
@@ -217,7 +212,7 @@ def write_phantom(out: Path, config: PhantomConfig, overwrite: bool = False) -> 
     write_json(out / _SETTINGS, config.model_dump(mode="json"))
     frame, scanners, members = config.frame(), config.scanners(), plan_cohort(config)
     for member in members:
-        body = make_body(member.seed, frame, config.grid == "analytic", member.healthy)
+        body = make_body(member.seed, frame, config.grid == "analytic", member.healthy, config.tumour)
         _write_member(out, config, member, body, scanners)
     lines = [f"{member.name},{member.center}" for member in members]
     write_text(out / "centers.csv", "\n".join(["subject,center", *lines]) + "\n")
@@ -225,9 +220,10 @@ def write_phantom(out: Path, config: PhantomConfig, overwrite: bool = False) -> 
     return out
 
 
-def _write_member(out: Path, config: PhantomConfig, member: _Member, body: Body, scanners: dict[str, Scanner]) -> None:
+def _write_member(out: Path, config: PhantomConfig, member: Member, body: Body, scanners: dict[str, Scanner]) -> None:
     """Write both folders of one subject. What was scanned is voxel for voxel the truth."""
-    studies, truth = out / "studies" / member.name, out / "truth" / member.name
+    studies, truth = (out / config.folder(part, member) for part in ("studies", "truth"))
+    layout = config.layout_of(member.center)
     grid = body.frame.grid
     for sequence in config.all_sequences:
         for center, scanner in scanners.items():
@@ -235,17 +231,17 @@ def _write_member(out: Path, config: PhantomConfig, member: _Member, body: Body,
                 continue
             voxels = _as_stored(scan(body, scanner, sequence, member.seed), scanner, sequence, member.seed)
             other = center if center != member.center else None
-            _save(truth / file_name(member.name, sequence, config.layout, other), voxels, grid)
+            _save(truth / file_name(member.name, sequence, layout, other), voxels, grid)
             if other is None and sequence in member.available:
-                _save(studies / file_name(member.name, sequence, config.layout), voxels, grid)
+                _save(studies / file_name(member.name, sequence, layout), voxels, grid)
     labels = np.zeros(body.frame.shape, np.uint8)
     table = np.zeros(max(LABELS.values()) + 1, np.uint8)
     for name, number in LABELS.items():
-        table[number] = _LABELS_ON_DISK[config.layout][name]
+        table[number] = LABELS_ON_DISK[layout][name]
     labels[body.box] = table[body.labels]
-    _save(truth / file_name(member.name, "seg", config.layout), labels, grid)
+    _save(truth / file_name(member.name, "seg", layout), labels, grid)
     if member.annotated:
-        _save(studies / file_name(member.name, "seg", config.layout), labels, grid)
+        _save(studies / file_name(member.name, "seg", layout), labels, grid)
 
 
 def _as_stored(image: Array, scanner: Scanner, sequence: str, seed: int) -> Array:
@@ -262,7 +258,7 @@ def _save(path: Path, data: Array, grid: Grid) -> None:
     write_volume(path, np.ascontiguousarray(data).T, grid)
 
 
-def _split(members: list[_Member]) -> dict[str, object]:
+def _split(members: list[Member]) -> dict[str, object]:
     """Write down the split in the form `ummgat draw` reads."""
     parts = {part: [m.name for m in members if m.part == part] for part in ("train", "selection", "test")}
     return {
@@ -271,8 +267,3 @@ def _split(members: list[_Member]) -> dict[str, object]:
         **parts,
         "one_sequence_per_patient": {m.name: m.chosen for m in members if m.part == "train"},
     }
-
-
-def tiny_cohort(out: Path, seed: int = 1, overwrite: bool = False) -> Path:
-    """Write `TINY` with another seed: ten miniature subjects for tests."""
-    return write_phantom(out, TINY.model_copy(update={"seed": seed}), overwrite)

@@ -21,6 +21,9 @@ LABELS_2018 = {1: "NCR", 2: "ED", 4: "ET"}
 LABELS_2023 = {1: "NCR", 2: "ED", 3: "ET"}
 """BraTS 2023 GLI and MEN."""
 
+LABELS_UCSF = LABELS_2018
+"""UCSF-PDGM. Source: made for BraTS 2021 (Calabrese et al. 2022), whose numbers are those of 2018."""
+
 LABELS_EITHER = {1: "NCR", 2: "ED", 3: "ET", 4: "ET"}
 """Plain folders: ET is 3 or 4; both in one file is an error, see `labels.translate`."""
 
@@ -36,6 +39,20 @@ _SPELLINGS = {
     **dict.fromkeys(("seg", "label", "labels"), "seg"),
     **dict.fromkeys(("mask", "wt"), "wt"),
 }
+_UCSF_FOLDER = "_nifti"
+_UCSF_NAMES = {
+    "T1": "t1",
+    "T1c": "t1ce",
+    "T2": "t2",
+    "FLAIR": "flair",
+    "SWI": "swi",
+    "DWI": "dwi",
+    "ASL": "asl",
+    "DTI_eddy_FA": "hardi",
+    "tumor_segmentation": "seg",
+}
+_UCSF_FILE = re.compile(rf".+?_({'|'.join(_UCSF_NAMES)})(_bias)?")
+_UCSF_FOLLOW_UP = re.compile(r"(.+)_FU\d+d")
 _CONTRAST = {"c", "ce", "gd", "gad", "gadolinium", "gadovist", "contrast", "post", "postcontrast", "km"}
 _NOT_ACQUIRED = ("_generated", "_copied", "_fused")
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -71,6 +88,19 @@ def find_brats2023(source: Path) -> list[RawStudy]:
     return [_collect(folder, _prefixed("-"), LABELS_2023, "multi") for folder in _image_folders(source, depth=2)]
 
 
+def find_ucsf_pdgm(source: Path) -> list[RawStudy]:
+    """`<S>_nifti/<S>_T1_bias.nii.gz`, T1c, T2, FLAIR, SWI, DWI (each with or without _bias), ASL, DTI_eddy_FA, tumor_segmentation.
+
+    Of two files the bias-corrected one is taken, and a missing correction is a finding. `hardi` is the fractional anisotropy
+    fitted to the 55 directions: the paper says that HARDI shows anisotropy but not which map it used, the raw series
+    (DTI_eddy_noreg) is 4-D and not registered. A follow-up exam (`…_FU007d`) fails: with it one patient would be two
+    subjects, and might be trained on and tested. Source: names as in listings of version 3 to 5 of doi 10.7937/tcia.bdgf-8v37
+    in public repositories; no file of it was seen here.
+    """
+    folders = [f for f in _image_folders(source, depth=2) if f.name.endswith(_UCSF_FOLDER)]
+    return [_collect_ucsf(folder) for folder in folders]
+
+
 def find_folder(source: Path) -> list[RawStudy]:
     """One folder per subject with freely named files: `t1.nii.gz`, `x_T1w.nii`, `x_t2_flair.nii.gz`, `wt.nii.gz`."""
     return [_collect(folder, classify_freely, LABELS_EITHER, "unsaid") for folder in _image_folders(source, depth=1)]
@@ -79,6 +109,7 @@ def find_folder(source: Path) -> list[RawStudy]:
 LAYOUTS: dict[str, Callable[[Path], list[RawStudy]]] = {
     "brats2018": find_brats2018,
     "brats2023": find_brats2023,
+    "ucsf-pdgm": find_ucsf_pdgm,
     "folder": find_folder,
 }
 """Layout name → finder. `folder` is the least specific, so `auto` tries it only if nothing else fits."""
@@ -174,9 +205,11 @@ def _holds_images(folder: Path) -> bool:
     return any(_SUFFIX.search(path.name) for path in folder.iterdir())
 
 
-def _collect(folder: Path, classify: Classify, table: dict[int, str], regions: Regions) -> RawStudy:
-    """Sort the NIfTI files of one folder by what `classify` makes of their names."""
-    study = RawStudy(folder.name, label_table=table, labels_regions=regions)
+def _collect(
+    folder: Path, classify: Classify, table: dict[int, str], regions: Regions, subject: str | None = None
+) -> RawStudy:
+    """Sort the NIfTI files of one folder by what `classify` makes of their names. The folder's name is the subject's if not told."""
+    study = RawStudy(subject or folder.name, label_table=table, labels_regions=regions)
     if (folder / "study.json").is_file():
         study.problems.append(
             f"Folder is prepared already: {folder}. Found a study.json; expected raw images. "
@@ -221,6 +254,36 @@ def _collect(folder: Path, classify: Classify, table: dict[int, str], regions: R
             "of this layout. Rename the files, or prepare this folder with another --layout."
         )
     return study
+
+
+def _collect_ucsf(folder: Path) -> RawStudy:
+    """Sort one folder of UCSF-PDGM. File names are read from their end: in some releases their number has other digits."""
+    files = [_of_ucsf(_SUFFIX.sub("", path.name)) for path in folder.iterdir() if _SUFFIX.search(path.name)]
+    corrected = {name for name, bias in files if bias}
+
+    def classify(_: str, stem: str) -> str | None:
+        name, bias = _of_ucsf(stem)
+        return None if name in corrected and not bias else _UCSF_NAMES.get(name)
+
+    study = _collect(folder, classify, LABELS_UCSF, "multi", folder.name.removesuffix(_UCSF_FOLDER))
+    # Perfusion and anisotropy are computed values: there is no coil shading to correct.
+    uncorrected = {_UCSF_NAMES[name] for name, _ in files if name in _UCSF_NAMES and name not in corrected}
+    plain = [q for q in study.images if q in uncorrected - {"asl", "hardi"}]
+    if plain:
+        study.findings.append(f"not bias-corrected, as there is no _bias file: {', '.join(plain)}")
+    first = _UCSF_FOLLOW_UP.fullmatch(study.subject)
+    if first:
+        study.problems.append(
+            f"Second exam of one patient: {folder}. Found a follow-up of {first[1]}; expected one study per patient, or one "
+            "might be trained on and tested. Leave it out by moving the folder away."
+        )
+    return study
+
+
+def _of_ucsf(stem: str) -> tuple[str, bool]:
+    """Name of a file in `_UCSF_NAMES`, empty for others, and whether it is bias-corrected."""
+    match = _UCSF_FILE.fullmatch(stem)
+    return (match[1], match[2] is not None) if match else ("", False)
 
 
 def _prefixed(separator: str) -> Classify:
