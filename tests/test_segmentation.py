@@ -5,8 +5,9 @@ import pytest
 
 from ummgat.domain import Domain
 from ummgat.evaluate import segmentation
+from ummgat.evaluate.results import COLUMNS, read_results
 from ummgat.evaluate.scenarios import Scenario, Substitute
-from ummgat.evaluate.segmentation import COLUMNS, Substitutes, correlations, evaluate, read_results
+from ummgat.evaluate.segmentation import Substitutes, correlations, evaluate
 from ummgat.generate import Request
 from ummgat.metrics import dice, hd95
 from ummgat.study import Study

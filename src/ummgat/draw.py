@@ -34,13 +34,17 @@ class Draw(BaseModel):
 
     @model_validator(mode="after")
     def _disjoint(self) -> "Draw":
-        parts = [*self.train, *self.selection, *self.test]
-        repeated = sorted({s for s in parts if parts.count(s) > 1})
+        repeated = sorted({s for s in self.subjects if self.subjects.count(s) > 1})
         if repeated:
             raise ValueError(f"subjects in more than one part: {', '.join(repeated)}")
         if self.mode == "strict" and any(len(sequences) != 1 for sequences in self.train.values()):
             raise ValueError("mode is strict, but a training subject does not have exactly one sequence")
         return self
+
+    @property
+    def subjects(self) -> list[str]:
+        """All subjects of the three parts."""
+        return [*self.train, *self.selection, *self.test]
 
     @property
     def table(self) -> DomainTable:

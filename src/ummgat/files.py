@@ -1,11 +1,13 @@
 """Atomic writing: whatever appears under its final name is complete."""
 
+import csv
 import errno
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -113,3 +115,38 @@ def require_new(path: Path, overwrite: bool) -> None:
             f"Output exists already: {path}. Found a file or a folder with content; expected a new path. "
             "Choose another, or pass --overwrite."
         )
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], header: bool = True) -> str:
+    """Rows as CSV with these columns, one line each; columns that a row lacks are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time write to `folder`; the system ends the hold with the process, however that ends.
+
+    Raises
+    ------
+    ValueError
+        If another one does. Where the system has no such holds (Windows), nothing is checked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"Folder is in use: {folder}. Found another process writing to it; expected none. Wait until it has "
+                "finished, or choose another folder."
+            ) from error
+        yield

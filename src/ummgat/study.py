@@ -231,3 +231,13 @@ def load_cohort(folder: Path) -> list[Study]:
             "Run `ummgat prepare` on your data first."
         )
     return [load_study(path) for path in found]
+
+
+def require_spacing(study: Study, spacing_mm: float) -> None:
+    """Raise ValueError unless the study is on a grid of this spacing."""
+    found = study.grid.spacing_mm
+    if max(abs(s - spacing_mm) for s in found) > 1e-3:
+        raise ValueError(
+            f"Study is on another grid: {study.subject}. Found voxels of {' x '.join(f'{s:g}' for s in found)} mm; expected "
+            f"{spacing_mm:g} mm. Prepare the cohort with --spacing {spacing_mm:g}."
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ummgat.cli.models import bundled
-from ummgat.cli.terminal import Overwrite, comma_list, command, progress, report_failures, say, split
+from ummgat.cli.terminal import Overwrite, comma_list, command, progress, report_failures, say
 
 if TYPE_CHECKING:
     from ummgat.draw import Draw
@@ -51,64 +51,6 @@ def directions(
             f"{metric} in {region}: generated beats the matched copy in {won} of {n}; not in {', '.join(lost) or 'none'}"
         )
     say(f"Measured {len(studies)} {part} subjects: {out}")
-
-
-@command
-def train_segmenter(
-    data: Annotated[Path, typer.Option(help="Prepared cohort with labels.")],
-    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: its training subjects train.")],
-    out: Annotated[Path, typer.Option(help="Run folder. The same command again goes on where it was.")],
-    sequences: Annotated[str, typer.Option(help="What it is given.")] = "t1,t1ce,t2,flair",
-    regions: Annotated[Literal["multi", "wt"], typer.Option(help="NCR, ED and ET, or the whole tumour.")] = "multi",
-    centers: Annotated[str | None, typer.Option(help="Train on subjects of these centers only: A,B.")] = None,
-    drop: Annotated[
-        float, typer.Option(help="Sequence dropout: how often a training image is blanked. For the rival: 0.35.")
-    ] = 0.0,
-    dimensions: Annotated[Literal["2", "3"], typer.Option(help="Planes with neighbours, or 3-D (for a GPU).")] = "2",
-    spacing: Annotated[float, typer.Option(help="Voxel size of the cohort in mm.")] = 2.0,
-    iterations: Annotated[int, typer.Option(help="Training steps.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to train on.")] = "auto",
-) -> None:
-    """Train a U-Net that segments tumours from complete sequences, to see whether generated ones help it."""
-    import torch
-
-    from ummgat.doctor import choose_device
-    from ummgat.draw import load_draw
-    from ummgat.segment.train import train_segmenter as train
-    from ummgat.segment.unet import SegmenterConfig, load_segmenter
-    from ummgat.study import load_cohort
-
-    deep = dimensions == "3"
-    config = SegmenterConfig(
-        sequences=tuple(split([sequences])),
-        regions=regions,
-        spacing_mm=spacing,
-        dimensions=3 if deep else 2,
-        planes=1 if deep else 3,
-        crop=(64, 80, 80) if deep else (1, 80, 80),
-        batch=2 if deep else 8,
-        drop=drop,
-        iterations=iterations,
-        seed=seed,
-    )
-    wanted, only = load_draw(draw), comma_list(centers)
-    studies = [s for s in load_cohort(data) if only is None or s.center in only]
-    training = [s for s in studies if s.subject in wanted.train]
-    selection = [s for s in studies if s.subject in wanted.selection]
-    device = torch.device(choose_device(accelerator))
-    with progress("training") as update:
-        path = train(
-            config,
-            training,
-            selection,
-            out,
-            device,
-            on_step=lambda step, loss: update(step, iterations, f"loss {loss:.3f}"),
-        )
-    for subject, scores in load_segmenter(path).training["selection_dice"].items():
-        say(f"{subject}: Dice " + ", ".join(f"{region} {value:.3f}" for region, value in scores.items()))
-    say(f"Trained on {len(training)} subjects: {path}")
 
 
 @command

@@ -3,8 +3,6 @@
 One row per subject, direction, substitute and region. All on the prepared grid, where the truth lives.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.domain import Domain
-from ummgat.files import write_text
+from ummgat.files import csv_text, write_text
 from ummgat.matching import match_histogram
 from ummgat.metrics import flicker, gradient_energy, image_scores, ssim_map
 from ummgat.study import Study
@@ -146,12 +144,8 @@ def count_wins(summary: Sequence[Row], rival: str, metric: str, region: str) -> 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as CSV, atomically."""
     names = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: (round(v, 5) if isinstance(v, float) else v) for k, v in row.items()})
-    write_text(path, text.getvalue())
+    rounded = [{k: (round(v, 5) if isinstance(v, float) else v) for k, v in row.items()} for row in rows]
+    write_text(path, csv_text(rounded, names))
 
 
 def direction_table(summary: Sequence[Row], center: str) -> str:

@@ -38,7 +38,10 @@ def show(
     return image
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+def brain_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns of a plane that hold something of `mask`; all of them where nothing does."""
+    if not mask.any():
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
@@ -70,7 +73,7 @@ def direction_grid(model: TrainedModel, study: Study, truth: Study, path: Path, 
     sources = [q for q in sequences if q in study.acquired]
     plane = best_plane(truth)
     codes = model.codes[mode or model.criteria["mode"]]
-    box = _box(np.asarray(truth.volume(truth.sequences[0])[plane] > 0))
+    box = brain_box(np.asarray(truth.volume(truth.sequences[0])[plane] > 0))
     figure, axes = figure_module.subplots(
         len(sources) + 1,
         len(sequences) + 1,
@@ -115,7 +118,7 @@ def comparison(rows: Sequence[tuple[str, Volume, Volume, Volume, Volume]], plane
     )
     drawn = None
     for row, (label, source, matched, generated, truth) in zip(axes, rows, strict=True):
-        box = _box(truth[plane] > 0)
+        box = brain_box(truth[plane] > 0)
         names = ("source", "matched copy", "generated", "truth")
         for axis, name, volume in zip(row, names, (source, matched, generated, truth), strict=False):
             show(axis, volume[plane][box], f"{label}: {name}" if name == "source" else name)

@@ -1,12 +1,7 @@
-"""Does it help the segmenter? Every scenario, every substitute, one CSV that a killed run goes on with."""
+"""Does it help the segmenter? Every scenario and every substitute, one segmentation after another."""
 
-import csv
-import io
-import json
 import logging
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,27 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.domain import Domain
+from ummgat.evaluate.results import Row, key_of, opened_results, round_trip, scores
 from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
-from ummgat.files import write_json, write_text
 from ummgat.generate import Request, combined, fill, fusion_weights
 from ummgat.matching import match_histogram
-from ummgat.metrics import dice, hd95
-from ummgat.study import REGIONS, Study
+from ummgat.segment.folds import CrossFitted
+from ummgat.study import LABELS, Study, require_spacing
 from ummgat.weights import TrainedModel
 
 log = logging.getLogger(__name__)
 
 Volume = NDArray[np.uint8]
-
-COLUMNS = (
-    "subject", "center", "scenario", "missing", "segmenter", "method", "rule", "source", "region",
-    "n_regions", "dice", "hd95_mm", "found_ml", "true_ml",
-)  # fmt: skip
-
-KEY = ("subject", "scenario", "segmenter", "method", "source")
-"""What one segmentation is; it has a row per region."""
-
-Row = dict[str, str]
 
 
 class Segmenter(Protocol):
@@ -63,7 +48,7 @@ class Report:
 
 
 def evaluate(
-    segmenters: Mapping[str, Segmenter],
+    segmenters: Mapping[str, Segmenter | CrossFitted],
     model: TrainedModel,
     studies: Sequence[Study],
     out: Path,
@@ -73,6 +58,7 @@ def evaluate(
     scenarios: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     as_center: str | None = None,
+    fine: Mapping[str, Study] | None = None,
 ) -> Report:
     """Segment every subject in every scenario with every substitute.
 
@@ -80,7 +66,8 @@ def evaluate(
     ----------
     segmenters : mapping of name → Segmenter
         `plain` is fed with every substitute. Any other, as one trained with sequence dropout, with all true images, with
-        the available ones alone, and with what `ummgat complete` would make of them.
+        the available ones alone, and with what `ummgat complete` would make of them. A cross-fitted one answers for each
+        subject with the network that never saw it.
     model : TrainedModel
     studies : sequence of Study
         Prepared at the model's voxel size, with labels and all true images; neither network may have trained on them.
@@ -99,6 +86,8 @@ def evaluate(
     as_center : str, optional
         Center of the model as whose all studies are translated, for cohorts of centers that it was not trained with. It is
         written to the settings, and to each row as `M as A`.
+    fine : mapping of subject → Study, optional
+        The same subjects with smaller voxels, annotated: scores are given there too, beside what the grid alone costs.
 
     Returns
     -------
@@ -118,45 +107,59 @@ def evaluate(
             f"No scenario is left: --scenarios. Found {', '.join(scenarios or ())}; expected sequences out of {known}, and not "
             "all of them. Correct it."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    _same_settings(
-        out / "settings.json", dict(settings) | {"seed": seed} | ({"as_center": as_center} if as_center else {})
-    )
-    done = _complete_groups(out / "results.csv")
+    for study in studies:
+        require_spacing(study, model.config.data.spacing_mm)
+    told = dict(settings) | {"seed": seed} | ({"as_center": as_center} if as_center else {})
+    if fine:
+        told["fine_mm"] = sorted({study.grid.spacing_mm[0] for study in fine.values()})
     report = Report()
-    for i, study in enumerate(studies):
-        try:
-            for key, rows in _subject_rows(segmenters, model, study, correlated, seed, wanted, done, as_center):
-                _append(out / "results.csv", rows)
-                done.add(key)
-            report.done.append(study.subject)
-        except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
-            log.error("%s was not evaluated: %s", study.subject, error)
-            report.failed[study.subject] = str(error) or type(error).__name__
-        if progress:
-            progress(i + 1, len(studies))
+    with opened_results(out, told) as results:
+        for i, study in enumerate(studies):
+            try:
+                task = Task(study, (fine or {}).get(study.subject), seed, as_center)
+                for rows in _subject_rows(segmenters, model, task, correlated, wanted, results.done):
+                    results.add(rows)
+                report.done.append(study.subject)
+            except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
+                log.error("%s was not evaluated: %s", study.subject, error)
+                report.failed[study.subject] = str(error) or type(error).__name__
+            if progress:
+                progress(i + 1, len(studies))
     return report
 
 
+@dataclass(frozen=True)
+class Task:
+    """One subject and how it is to be evaluated."""
+
+    study: Study
+    fine: Study | None
+    seed: int
+    as_center: str | None
+
+
 def _subject_rows(
-    segmenters: Mapping[str, Segmenter],
+    segmenters: Mapping[str, Segmenter | CrossFitted],
     model: TrainedModel,
-    study: Study,
+    task: Task,
     correlated: Mapping[tuple[str, str], float],
-    seed: int,
     wanted: Mapping[str, set[str]],
-    done: set[tuple[str, ...]],
-    as_center: str | None,
-) -> Iterator[tuple[tuple[str, ...], list[Row]]]:
+    done: Container[tuple[str, ...]],
+) -> Iterator[list[Row]]:
     """Rows of one subject that are not in `done`, one segmentation after another."""
+    study = task.study
     truth = study.labels()
     if truth is None:
         raise ValueError(
             f"Labels are missing: {study.subject}. Found no annotation; expected one. Leave the subject out."
         )
-    truth = np.asarray(truth)
-    center = study.center if as_center is None else f"{study.center} as {as_center}"
-    for name, segmenter in segmenters.items():
+    if task.fine is not None:
+        rows = round_trip(study, task.fine)
+        if key_of(rows[0]) not in done:
+            yield rows
+    center = study.center if task.as_center is None else f"{study.center} as {task.as_center}"
+    for name, given in segmenters.items():
+        segmenter = given.of(study.subject) if isinstance(given, CrossFitted) else given
         sequences = segmenter.sequences
         absent = [q for q in sequences if q not in study.sequences]
         if absent:
@@ -164,29 +167,39 @@ def _subject_rows(
                 f"True image is missing: {study.subject}. Found no {', '.join(absent)}; expected {', '.join(sequences)} to "
                 "take away and compare with. Leave the subject out."
             )
-        images = Substitutes(model, study, sequences, as_center)
-        for scenario in all_scenarios(sequences, study.subject, seed):
+        images = Substitutes(model, study, sequences, task.as_center)
+        for scenario in all_scenarios(sequences, study.subject, task.seed):
             if scenario.name not in wanted[name]:
                 continue
             tried = substitutes_of(scenario, sequences, correlated, images.ranked, images.can_generate)
             if name != "plain":
                 tried = [s for s in tried if s.method in ("complete", "empty", "fuse") or _as_completed(s, tried)]
             for substitute in tried:
-                key = (study.subject, scenario.name, name, substitute.method, substitute.source)
-                if key in done:
-                    continue
-                found = segmenter(images.complete(scenario, substitute))
-                if found.shape != truth.shape:
-                    raise ValueError(
-                        f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {truth.shape}. "
-                        "Labels must lie on the grid of the images."
-                    )
                 about = {
                     "subject": study.subject, "center": center, "scenario": scenario.name,
                     "missing": "+".join(scenario.missing), "segmenter": name, "method": substitute.method,
                     "rule": substitute.rule, "source": substitute.source,
                 }  # fmt: skip
-                yield key, list(_scores(about, found, truth, study, segmenter))
+                if key_of(about) in done:
+                    continue
+                found = checked(segmenter(images.complete(scenario, substitute)), study, name)
+                yield scores(about, found, study, segmenter.regions, task.fine)
+
+
+def checked(found: Volume, study: Study, name: str) -> Volume:
+    """Pass on labels that lie on the study's grid and have known numbers; refuse others."""
+    if found.shape != study.shape:
+        raise ValueError(
+            f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {study.shape}. Labels must "
+            "lie on the grid of the images."
+        )
+    strange = sorted({int(v) for v in np.unique(found)} - {0, *LABELS.values()})
+    if strange:
+        raise ValueError(
+            f"Segmenter answers with unknown labels: {name}. Found {', '.join(map(str, strange))}; expected 0 and "
+            f"{', '.join(f'{number} {label}' for label, number in LABELS.items())}. Translate its labels."
+        )
+    return found
 
 
 def _as_completed(substitute: Substitute, tried: Sequence[Substitute]) -> bool:
@@ -259,24 +272,6 @@ class Substitutes:
         return self._made[target, sources[0]]
 
 
-def _scores(about: Row, found: Volume, truth: Volume, study: Study, segmenter: Segmenter) -> Iterable[Row]:
-    """A row per region that both the segmenter and the annotation tell."""
-    spacing = study.record.grid.grid().spacing_mm
-    voxel_ml = float(np.prod(spacing)) / 1000
-    both = segmenter.regions == "multi" and study.record.labels_regions == "multi"
-    regions = REGIONS if both else {"WT": REGIONS["WT"]}
-    for region, labels in regions.items():
-        a, b = np.isin(found, labels), np.isin(truth, labels)
-        yield about | {
-            "region": region,
-            "n_regions": str(len(regions)),
-            "dice": f"{dice(a, b):.5f}",
-            "hd95_mm": f"{hd95(a, b, (spacing[2], spacing[1], spacing[0])):.3f}",
-            "found_ml": f"{a.sum() * voxel_ml:.3f}",
-            "true_ml": f"{b.sum() * voxel_ml:.3f}",
-        }
-
-
 def correlations(studies: Sequence[Study], sequences: Sequence[str]) -> dict[tuple[str, str], float]:
     """Median over subjects of the correlation of two true images inside the brain, for (target, source) both ways.
 
@@ -294,79 +289,3 @@ def correlations(studies: Sequence[Study], sequences: Sequence[str]) -> dict[tup
                     found.setdefault((a, b), []).append(value)
                     found.setdefault((b, a), []).append(value)
     return {pair: float(np.nanmedian(values)) for pair, values in found.items()}
-
-
-def read_results(path: Path) -> list[Row]:
-    """Rows of a results file.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Missing, or not a file that `evaluate` wrote.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Results are missing: {path}. Found no file; expected results.csv of `ummgat evaluate`. Choose its folder."
-        )
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(
-                f"Not a results file: {path}. Found columns {', '.join(reader.fieldnames or ())}; expected "
-                f"{', '.join(COLUMNS)}. Choose the file that `ummgat evaluate` wrote."
-            )
-        return list(reader)
-
-
-def _same_settings(path: Path, settings: dict[str, Any]) -> None:
-    if not path.is_file():
-        write_json(path, settings)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    different = [name for name in sorted({*found, *settings}) if found.get(name) != settings.get(name)]
-    if different:
-        raise ValueError(
-            f"Folder belongs to another evaluation: {path.parent}. Found other {', '.join(different)}; expected the same. "
-            "Choose another output folder."
-        )
-
-
-def _complete_groups(path: Path) -> set[tuple[str, ...]]:
-    """Segmentations whose rows are all there; rows that a kill cut short are dropped from the file."""
-    if not path.is_file():
-        return set()
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    rows = list(csv.DictReader(io.StringIO(whole)))
-    # Two runs at once, against all advice, write rows twice: the first of each counts.
-    first: dict[tuple[str, ...], Row] = {}
-    for row in rows:
-        first.setdefault((*_key(row), row["region"]), row)
-    unique = list(first.values())
-    counts = Counter(_key(row) for row in unique)
-    kept = [row for row in unique if counts[_key(row)] == int(row["n_regions"])]
-    if whole != text or len(kept) < len(rows):
-        write_text(path, _as_csv(kept, header=True))
-    return {_key(row) for row in kept}
-
-
-def _key(row: Row) -> tuple[str, ...]:
-    return tuple(row[name] for name in KEY)
-
-
-def _as_csv(rows: Sequence[Row], header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _append(path: Path, rows: Sequence[Row]) -> None:
-    """Add the rows of one segmentation in a single write, safe on disk before the next."""
-    text = _as_csv(rows, header=not path.is_file())
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ummgat.evaluate.segmentation import Row
-from ummgat.evaluate.statistics import Comparison, Friedman, Summary, compare, friedman, holm, summarise
+from ummgat.evaluate.results import Row
+from ummgat.evaluate.statistics import Comparison, Friedman, Summary, cohens_d, compare, friedman, holm, summarise
 
 REGION_ORDER = ("WT", "TC", "ET")
 
@@ -64,7 +64,7 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
             empty = Summary(float("nan"), float("nan"), float("nan"), 0)
             found[key] = Cell(treatment, row["rule"], row["region"], {}, {}, empty, empty)
         found[key].dice[row["subject"]] = float(row["dice"])
-        found[key].hd95[row["subject"]] = float(row["hd95_mm"])
+        found[key].hd95[row["subject"]] = float(row["hd95_mm"] or "nan")
     for cell in found.values():
         cell.summary = summarise(list(cell.dice.values()))
         cell.hd95_summary = summarise(list(cell.hd95.values()))
@@ -122,8 +122,22 @@ def wins(table: Sequence[Cell], rival: str) -> Wins:
     return Wins(*counts)
 
 
-def friedman_of(table: Sequence[Cell], scenario: str, region: str, names: Sequence[Treatment]) -> Friedman | None:
-    """Friedman test of some treatments of a scenario on the subjects that have all of them."""
+class Methods(NamedTuple):
+    """Friedman test of some treatments of a scenario, with what effect sizes need."""
+
+    test: Friedman
+    n: int
+    means: dict[str, float]
+    spreads: dict[str, float]
+
+    def effect(self, a: str, b: str) -> float:
+        """Cohen's d of `a` minus `b`, by the standard deviation pooled over all treatments; NaN where nothing varies."""
+        spreads = list(self.spreads.values())
+        return cohens_d(self.means[a] - self.means[b], spreads) if any(spreads) else float("nan")
+
+
+def friedman_of(table: Sequence[Cell], scenario: str, region: str, names: Sequence[Treatment]) -> Methods | None:
+    """Test some treatments of a scenario on the subjects that have all of them; None where no test is possible."""
     chosen = {
         _short(c.treatment): c
         for c in table
@@ -131,9 +145,13 @@ def friedman_of(table: Sequence[Cell], scenario: str, region: str, names: Sequen
     }
     if len(chosen) < 3:
         return None
-    common = set.intersection(*(set(c.dice) for c in chosen.values()))
-    order = sorted(common)
-    return friedman({name: [c.dice[s] for s in order] for name, c in chosen.items()})
+    common = sorted(set.intersection(*(set(c.dice) for c in chosen.values())))
+    values = {name: [c.dice[s] for s in common] for name, c in chosen.items()}
+    test = friedman(values)
+    if test is None:
+        return None
+    means = {name: float(np.mean(v)) for name, v in values.items()}
+    return Methods(test, len(common), means, {name: float(np.std(v, ddof=1)) for name, v in values.items()})
 
 
 def _short(treatment: Treatment) -> str:

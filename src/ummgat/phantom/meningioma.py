@@ -1,7 +1,6 @@
 """Another tumour for the phantom: a meningioma, which grows from the dura and pushes the brain instead of growing into it."""
 
 import numpy as np
-from scipy import ndimage
 
 from ummgat.phantom.anatomy import Mass, Shape
 from ummgat.phantom.signal import Tissue
@@ -27,14 +26,14 @@ def plan_meningioma(shape: Shape, rng: np.random.Generator) -> TumourPlan:
     radius = (3 * core * 1000 / (2 * np.pi)) ** (1 / 3)  # of half a ball: the dura cuts the other half off
     x, _, z = shape.moved
     brain, depth = shape.lattice_maps["brain"] > 0.5, shape.lattice_depth
-    inside = ndimage.binary_erosion(brain)
+    shell = shape.step * shape.frame.unit_mm  # depth of the outermost voxels
     if rng.random() < 1 / 3:
-        good = inside & (np.abs(x) < 6) & (z > 12) & (depth > 0.4 * radius)
+        good = brain & (np.abs(x) < 6) & (z > 12) & (depth > 0.4 * radius)
         side = int(rng.choice((-1, 1)))
     else:
-        good = inside & (depth < 0.15 * radius + 3) & (z > -5) & (np.abs(x) > 18)
+        good = brain & (depth < max(0.15 * radius + 3, 1.1 * shell)) & (z > -5) & (np.abs(x) > 18)
         side = 0
-    places = np.argwhere(good if good.any() else brain)
+    places = np.argwhere(good if good.any() else brain & (depth < 1.1 * shell))
     place = tuple(places[rng.integers(len(places))])
     a, b, c = (float(axis[place]) for axis in shape.position)
     return TumourPlan(

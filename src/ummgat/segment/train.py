@@ -1,8 +1,9 @@
 """Train the built-in segmenter. Exactly resumable: batches and rates are functions of the step."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from torch.optim import AdamW
 
 from ummgat import __version__
 from ummgat.metrics import dice
+from ummgat.segment.folds import folds_of
 from ummgat.segment.sampling import draw_batch, read_subject
-from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet, save_segmenter
-from ummgat.study import REGIONS, Study
+from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet, load_segmenter, save_segmenter
+from ummgat.study import REGIONS, Study, require_spacing
 from ummgat.tensors import (
     load_tensors,
     optimizer_tensors,
@@ -40,6 +42,7 @@ def train_segmenter(
     out: Path,
     device: torch.device | None = None,
     on_step: OnStep | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train on annotated studies; the same call goes on where a killed one was.
 
@@ -52,6 +55,8 @@ def train_segmenter(
         Scored at the end, for information; they choose nothing here.
     out : Path
         Run folder: `segmenter.safetensors`, `checkpoint.safetensors`, `log.jsonl`.
+    told : mapping, optional
+        Further facts to keep in the exported file, see `train_folds`.
 
     Returns
     -------
@@ -110,9 +115,49 @@ def train_segmenter(
         "subjects": [s.subject for s in training],
         "centers": sorted({s.center for s in training}),
         "selection_dice": {s.subject: score(segmenter, s) for s in selection},
+        **(told or {}),
     }
     save_segmenter(out / "segmenter.safetensors", segmenter)
     return out / "segmenter.safetensors"
+
+
+def train_folds(
+    config: SegmenterConfig,
+    studies: Sequence[Study],
+    n: int,
+    out: Path,
+    device: torch.device | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, dict[str, float]]:
+    """Cross-fit: train `n` segmenters, each on all subjects but those of its fold, into `out/fold1` and so on.
+
+    Parameters
+    ----------
+    on_step : callable, optional
+        Called with the steps done of all folds together, and the loss.
+
+    Returns
+    -------
+    dict of subject → region → Dice
+        Of each subject, by the segmenter that held it back. Resumable as `train_segmenter`; errors as there.
+    """
+    held_back: dict[str, dict[str, float]] = {}
+    for i, fold in enumerate(folds_of([s.subject for s in studies], n, config.seed)):
+        training = [s for s in studies if s.subject not in fold]
+        held = [s for s in studies if s.subject in fold]
+        done = i * config.iterations
+        told = {"folds": n, "held_out": fold}
+        path = train_segmenter(
+            config,
+            training,
+            held,
+            out / f"fold{i + 1}",
+            device,
+            None if on_step is None else lambda step, loss, done=done: on_step(done + step, loss),  # type: ignore[misc]
+            told,
+        )
+        held_back |= load_segmenter(path).training["selection_dice"]
+    return held_back
 
 
 def score(segmenter: UnetSegmenter, study: Study) -> dict[str, float]:
@@ -122,16 +167,6 @@ def score(segmenter: UnetSegmenter, study: Study) -> dict[str, float]:
     found = segmenter({q: np.asarray(study.volume(q)) for q in segmenter.sequences})
     regions = REGIONS if segmenter.regions == "multi" else {"WT": REGIONS["WT"]}
     return {name: round(dice(np.isin(found, of), np.isin(truth, of)), 4) for name, of in regions.items()}
-
-
-def require_spacing(study: Study, spacing_mm: float) -> None:
-    """Raise ValueError unless the study is on a grid of this spacing."""
-    found = study.record.grid.grid().spacing_mm
-    if max(abs(s - spacing_mm) for s in found) > 1e-3:
-        raise ValueError(
-            f"Study is on another grid: {study.subject}. Found voxels of {' x '.join(f'{s:g}' for s in found)} mm; expected "
-            f"{spacing_mm:g} mm. Prepare the cohort with --spacing {spacing_mm:g}."
-        )
 
 
 def _save(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, object], step: int) -> None:

@@ -1,0 +1,182 @@
+"""The long CSV of an evaluation: a row per segmentation, region and grid, which a killed run goes on with."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ummgat.files import csv_text, exclusive, write_json, write_text
+from ummgat.metrics import dice, hd95
+from ummgat.study import REGIONS, Study
+from ummgat.volume import resample
+
+Volume = NDArray[np.uint8]
+
+Row = dict[str, str]
+
+COLUMNS = (
+    "subject", "center", "scenario", "missing", "segmenter", "method", "rule", "source", "region", "grid_mm",
+    "n_rows", "dice", "hd95_mm", "found_ml", "true_ml",
+)  # fmt: skip
+
+KEY = ("subject", "scenario", "segmenter", "method", "source")
+"""What one segmentation is; it has a row per region and grid."""
+
+
+class ResultsFile:
+    """A results file that is being written: what it holds already, and whole segmentations to add."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done = _complete_groups(path)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add all rows of one segmentation in a single write, safe on disk before the next."""
+        text = csv_text(rows, COLUMNS, header=not self.path.is_file())
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        self.done.add(key_of(rows[0]))
+
+
+@contextmanager
+def opened_results(folder: Path, settings: Mapping[str, Any]) -> Iterator[ResultsFile]:
+    """`results.csv` and `settings.json` of a folder, for one process at a time.
+
+    Raises
+    ------
+    ValueError
+        A folder of other settings, or one that another process is writing to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder):
+        _same_settings(folder / "settings.json", dict(settings))
+        yield ResultsFile(folder / "results.csv")
+
+
+def key_of(row: Row) -> tuple[str, ...]:
+    """What segmentation a row is of."""
+    return tuple(row[name] for name in KEY)
+
+
+def scores(
+    about: Row, found: Volume, study: Study, regions: Literal["multi", "wt"], fine: Study | None = None
+) -> list[Row]:
+    """Rows of one segmentation: a region that both segmenter and annotation tell, on the study's grid and a finer one.
+
+    Parameters
+    ----------
+    about : Row
+        Columns up to `source`.
+    found : ndarray (plane, row, column), uint8
+        `study.LABELS` on the grid of `study`.
+    study : Study
+        Annotated.
+    regions : "multi" or "wt"
+        What the segmenter tells.
+    fine : Study, optional
+        The same subject prepared with smaller voxels: labels are brought to them (nearest) and compared with its own.
+        Surface distances are left out there: they would take longer than all the rest.
+    """
+    own = _scores_on(about, found, study, regions, distances=True)
+    if fine is not None:
+        there: Volume = resample(found.T, study.grid, fine.grid, order=0).T
+        own += _scores_on(about, there, fine, regions, distances=False)
+    return [row | {"n_rows": str(len(own))} for row in own]
+
+
+def round_trip(study: Study, fine: Study) -> list[Row]:
+    """What the grid alone costs: the study's true labels, brought to smaller voxels, against the truth there."""
+    about = {
+        "subject": study.subject, "center": study.center, "scenario": "none", "missing": "", "segmenter": "round trip",
+        "method": "complete", "rule": "", "source": "",
+    }  # fmt: skip
+    there: Volume = resample(np.asarray(study.labels()).T, study.grid, fine.grid, order=0).T
+    own = _scores_on(about, there, fine, "multi", distances=False)
+    return [row | {"n_rows": str(len(own))} for row in own]
+
+
+def _scores_on(about: Row, found: Volume, study: Study, regions: Literal["multi", "wt"], distances: bool) -> list[Row]:
+    truth = np.asarray(study.labels())
+    spacing = study.grid.spacing_mm
+    voxel_ml = float(np.prod(spacing)) / 1000
+    both = regions == "multi" and study.record.labels_regions == "multi"
+    rows = []
+    for region, labels in REGIONS.items() if both else [("WT", REGIONS["WT"])]:
+        a, b = np.isin(found, labels), np.isin(truth, labels)
+        distance = f"{hd95(a, b, (spacing[2], spacing[1], spacing[0])):.3f}" if distances else ""
+        rows.append(
+            about
+            | {
+                "region": region,
+                "grid_mm": f"{spacing[0]:g}",
+                "dice": f"{dice(a, b):.5f}",
+                "hd95_mm": distance,
+                "found_ml": f"{a.sum() * voxel_ml:.3f}",
+                "true_ml": f"{b.sum() * voxel_ml:.3f}",
+            }
+        )
+    return rows
+
+
+def read_results(path: Path) -> list[Row]:
+    """Rows of a results file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Missing, or not a file that `evaluate` wrote.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Results are missing: {path}. Found no file; expected results.csv of `ummgat evaluate`. Choose its folder."
+        )
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(
+                f"Not a results file: {path}. Found columns {', '.join(reader.fieldnames or ())}; expected "
+                f"{', '.join(COLUMNS)}. Choose the file that `ummgat evaluate` wrote."
+            )
+        return list(reader)
+
+
+def _same_settings(path: Path, settings: dict[str, Any]) -> None:
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in sorted({*found, *settings}) if found.get(name) != settings.get(name)]
+    if different:
+        raise ValueError(
+            f"Folder belongs to another evaluation: {path.parent}. Found other {', '.join(different)}; expected the same. "
+            "Choose another output folder."
+        )
+
+
+def _complete_groups(path: Path) -> set[tuple[str, ...]]:
+    """Segmentations whose rows are all there; rows that a kill cut short are dropped from the file."""
+    if not path.is_file():
+        return set()
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    rows = list(csv.DictReader(io.StringIO(whole)))
+    # Two runs at once, against all advice, write rows twice: the first of each counts.
+    first: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        first.setdefault((*key_of(row), row["region"], row["grid_mm"]), row)
+    unique = list(first.values())
+    counts = Counter(key_of(row) for row in unique)
+    kept = [row for row in unique if counts[key_of(row)] == int(row["n_rows"])]
+    if whole != text or len(kept) < len(rows):
+        write_text(path, csv_text(kept, COLUMNS))
+    return {key_of(row) for row in kept}
