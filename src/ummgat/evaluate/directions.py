@@ -27,14 +27,18 @@ Row = dict[str, Any]
 Volume = NDArray[np.uint8]
 
 
+def generated(model: TrainedModel, source: Volume, domain: Domain, target: Domain, mode: str) -> Volume:
+    """Translate `source` (plane, row, column) of `domain` to `target`."""
+    code, own = (model.codes[mode][model.table.index(d)] for d in (target, domain))
+    return translate_volume(model.nets.generator, source, code, own, float(model.flickers[model.table.index(target)]))
+
+
 def substitutes_for(
     model: TrainedModel, source: Volume, domain: Domain, target: Domain, mode: str
 ) -> dict[str, Volume]:
     """What can stand in for a missing `target` when `source` (plane, row, column) of `domain` is there."""
-    code, own = (model.codes[mode][model.table.index(d)] for d in (target, domain))
-    flicker = float(model.flickers[model.table.index(target)])
     return {
-        "generated": translate_volume(model.nets.generator, source, code, own, flicker),
+        "generated": generated(model, source, domain, target, mode),
         "matched": match_histogram(source, model.histograms[model.table.index(target)]),
         "copied": source,
         "empty": np.zeros_like(source),
@@ -148,21 +152,21 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     write_text(path, csv_text(rounded, names))
 
 
+def _three(summary: Sequence[Row], direction: tuple[str, str, str], metric: str, region: str, digits: int) -> str:
+    """`generated / matched / copied` of one direction (center, source, target)."""
+    found = []
+    for substitute in ("generated", "matched", "copied"):
+        values = [
+            r[metric]
+            for r in summary
+            if (r["center"], r["source"], r["target"], r["substitute"], r["region"]) == (*direction, substitute, region)
+        ]
+        found.append(f"{values[0]:.{digits}f}" if values else "-")
+    return " / ".join(found)
+
+
 def direction_table(summary: Sequence[Row], center: str) -> str:
     """Markdown table of one center: per direction MAE and SSIM in brain, MAE in lesion, correlation; ours / matched / copied."""
-
-    def cell(source: str, target: str, metric: str, region: str, digits: int) -> str:
-        found = []
-        for substitute in ("generated", "matched", "copied"):
-            values = [
-                r[metric]
-                for r in summary
-                if (r["center"], r["source"], r["target"], r["substitute"], r["region"])
-                == (center, source, target, substitute, region)
-            ]
-            found.append(f"{values[0]:.{digits}f}" if values else "-")
-        return " / ".join(found)
-
     lines = [
         "Generated / histogram-matched copy / copy.",
         "",
@@ -181,12 +185,36 @@ def direction_table(summary: Sequence[Row], center: str) -> str:
             for k in ("flicker_ratio", "gradient_ratio")
         ]
         cells = [
-            cell(source, target, "mae", "brain", 1),
-            cell(source, target, "ssim", "brain", 3),
-            cell(source, target, "correlation", "brain", 2),
-            cell(source, target, "mae", "lesion", 1),
-            cell(source, target, "mae", "rest", 1),
+            _three(summary, (center, source, target), "mae", "brain", 1),
+            _three(summary, (center, source, target), "ssim", "brain", 3),
+            _three(summary, (center, source, target), "correlation", "brain", 2),
+            _three(summary, (center, source, target), "mae", "lesion", 1),
+            _three(summary, (center, source, target), "mae", "rest", 1),
             *extra,
         ]
         lines.append(f"| {source} → {target} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+QUALITY = (("mae", "MAE", 1), ("ssim", "SSIM", 3), ("psnr", "PSNR", 1), ("correlation", "correlation", 2))
+
+
+def quality_table(summary: Sequence[Row]) -> list[dict[str, str]]:
+    """Rows for a report from `medians`: per direction every metric as `generated / matched / copied`, in lesion and rest of the brain.
+
+    `n` counts the subjects whose lesion could be scored; medians over them (lesion) or over all (rest).
+    """
+    rows = []
+    for center, source, target in dict.fromkeys((r["center"], r["source"], r["target"]) for r in summary):
+        counts = [
+            r["n"]
+            for r in summary
+            if (r["center"], r["source"], r["target"], r["substitute"], r["region"])
+            == (center, source, target, "generated", "lesion")
+        ]
+        row = {"direction": f"{source} → {target}", "center": center, "n": str(counts[0] if counts else 0)}
+        for metric, name, digits in QUALITY:
+            for region in ("lesion", "rest"):
+                row[f"{name} {region}"] = _three(summary, (center, source, target), metric, region, digits)
+        rows.append(row)
+    return rows

@@ -148,3 +148,11 @@ def cohens_d(mean_difference: float, standard_deviations: Sequence[float]) -> fl
     The paper's Fig. 4 divides by the one pooled over its three groups, also when two are compared.
     """
     return mean_difference / float(np.sqrt(np.mean(np.square(standard_deviations))))
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """95 % interval of a rate of k in n (Wilson 1927); (nan, nan) for n = 0."""
+    if n == 0:
+        return float("nan"), float("nan")
+    interval = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
