@@ -147,6 +147,22 @@ def test_interval_comes_from_subjects_not_from_slices():
     assert width(40) == pytest.approx(width(4), rel=0.1)
 
 
+def test_a_subject_is_redrawn_in_both_sets_at_once():
+    """The second domain is the first plus 2: so it is for any subjects, if they are the same in both."""
+    first = sample(0, "abcdef", seed=7)
+    second = {s: v + 2 for s, v in first.items()}
+    other = {f"{s}2": v for s, v in second.items()}
+    metrics = {"Fréchet distance": frechet_distance}
+    (same,), (foreign,) = (
+        [r for r in distance_rows(Samples("f", {A1: first, A2: b}, {}, metrics), resamples=30) if r["kind"] == "real"]
+        for b in (second, other)
+    )
+    assert same["high"] - same["low"] == pytest.approx(0, abs=1e-9)
+    assert foreign["value"] == pytest.approx(same["value"]) == pytest.approx(12)
+    assert foreign["high"] - foreign["low"] > 1
+    assert (same["n_subjects"], foreign["n_subjects"]) == (6, 12)
+
+
 def test_interval_takes_the_shift_of_the_draws_out():
     assert interval(1.0, [4.0, 5.0, 6.0]) == pytest.approx((0.05, 1.95))
     assert np.isnan(interval(1.0, [])).all()
@@ -240,7 +256,8 @@ def test_a_perfect_translation_lies_at_zero(model, cohort_studies, monkeypatch):
 
 def test_features_are_standardised_by_real_slices_only(model, cohort_studies):
     studies = [s for s in cohort_studies if s.center == "A" and len(s.acquired) > 1][:2]
-    (found,) = gather(studies, {"m": model}, [random_convolutions()], per_subject=4)
+    (found,) = gather(studies, {"m": model}, [random_convolutions()], per_subject=4, within_center=True)
+    assert {t.center for _, _, t in found.generated} == {"A"}
     every = np.concatenate([f for s in found.real.values() for f in s.values()])
     np.testing.assert_allclose(every.mean(0), 0, atol=1e-6)
     assert set(found.metrics) == {"Fréchet distance", "kernel distance"}

@@ -37,6 +37,7 @@ def gather(
     without_lam: Sequence[str] = (),
     mode: str | None = None,
     per_subject: int = SLICES_PER_SUBJECT,
+    within_center: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Samples]:
     """Generate every domain from every other of the same study, and take features of real and generated slices.
@@ -55,6 +56,8 @@ def gather(
         Code mode. Default: as each model's validation chose.
     per_subject : int
         Slices per volume at most.
+    within_center : bool
+        Generate only domains of the study's own center, which takes less time; real domains are compared all the same.
     progress : callable, optional
         (studies finished, studies in all).
 
@@ -80,7 +83,7 @@ def gather(
                 found.setdefault(source, {})[study.subject] = extractor(volume[planes])
             for name, model in models.items():
                 for target in domains:
-                    if target == source:
+                    if target == source or (within_center and target.center != source.center):
                         continue
                     fake = generated(model, volume, source, target, mode or model.criteria["mode"])[planes]
                     for extractor, answers in zip(extractors, made, strict=True):
@@ -129,8 +132,9 @@ def domain_distances(
     resamples: int = 200,
     seed: int = 0,
     per_subject: int = SLICES_PER_SUBJECT,
+    within_center: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, object]]:
     """Rows of every distance: `gather`, then `distance_rows` of each extractor."""
-    found = gather(studies, models, extractors, without_lam, None, per_subject, progress)
+    found = gather(studies, models, extractors, without_lam, None, per_subject, within_center, progress)
     return [row for samples in found for row in distance_rows(samples, resamples, seed)]

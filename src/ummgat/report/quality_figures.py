@@ -16,7 +16,7 @@ from ummgat.report.figures import METHOD_COLORS
 
 Row = dict[str, Any]
 
-TRUE_COLOR = "#000000"
+TRUE_COLOR = "#555555"
 
 MODEL_COLORS = (METHOD_COLORS["generate"], "#cc79a7", "#009e73", "#f0e442")
 """Okabe & Ito 2008, of models in the order in which they appear."""
@@ -119,8 +119,8 @@ def enhancement_bars(rates: Sequence[Row]) -> Figure:
             for row in rates:
                 if (row["model"], row["method"], row["source"]) != key or row["rate"] != name or row["n"] == 0:
                     continue
-                axes.barh(i, row["value"], color=_color(key, models), height=0.7)
-                axes.plot([row["low"], row["high"]], [i, i], color="#555555", lw=1)
+                axes.barh(i, row["value"], color=_color(key, models), height=0.7, alpha=0.7)
+                axes.plot([row["low"], row["high"]], [i, i], "|-", color="black", lw=1.2, ms=6)
                 axes.text(1.03, i, f"{row['k']}/{row['n']}", fontsize=7, va="center")
         axes.set_yticks(range(len(keys)), [_label(key, len(models) > 1) for key in keys], fontsize=7)
         axes.set_xlim(0, 1.25)
