@@ -45,12 +45,13 @@ def build_probe(
     for domain in range(n_domains):
         own = [v for v in volumes if v.domain == domain]
         share = max(1, REAL_SLICES // len(own))
-        real.append(torch.cat([_slices(v, config, share)[0] for v in own]))
-    sources = [(v.study.subject, v.domain, *_slices(v, config, PLANES)) for v in selection]
+        real.append(torch.cat([chosen_slices(v, config, share)[0] for v in own]))
+    sources = [(v.study.subject, v.domain, *chosen_slices(v, config, PLANES)) for v in selection]
     return Probe(real, sources)
 
 
-def _slices(volume: TrainingVolume, config: Config, n: int) -> tuple[Tensor, Tensor]:
+def chosen_slices(volume: TrainingVolume, config: Config, n: int) -> tuple[Tensor, Tensor]:
+    """Up to `n` evenly spaced planes of the training crop, and their lesion masks: (n, 1, row, column), float32 and bool."""
     positions = np.unique(np.linspace(0, len(volume.planes) - 1, n).round().astype(int))
     planes = volume.planes[positions]
     voxels, lesion = volume.study.volume(volume.sequence), volume.study.lesion()
