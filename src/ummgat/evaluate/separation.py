@@ -59,7 +59,7 @@ class Votes(NamedTuple):
     high: float
     """95 % interval by bootstrap over subjects; NaN with fewer than two."""
     chance: float
-    """1 / labels, mean over rows where they may choose between different numbers of labels."""
+    """Accuracy of guessing at random among the labels that voters of the row's group have."""
     n: int
     n_subjects: int
     n_left_out: int
@@ -114,7 +114,7 @@ def neighbours(
         Of voters and of judged rows. Only voters of a row's group vote.
     """
     right: list[tuple[str, str, float]] = []
-    chances: list[float] = []
+    blind: list[tuple[str, str, float]] = []
     left_out = 0
     for subject, group in sorted({(str(s), str(g)) for s, g in zip(subjects[1], groups[1], strict=True)}):
         rows = np.flatnonzero((subjects[1] == subject) & (groups[1] == group))
@@ -128,11 +128,10 @@ def neighbours(
         for at, line in zip(able, distances, strict=True):
             label = str(labels[1][at])
             right.append((subject, label, vote(line, labels[0][others], NEIGHBOURS).get(label, 0.0)))
-            chances.append(1 / len(known))
+            blind.append((subject, label, 1 / len(known)))
     people = sorted({subject for subject, _, _ in right})
     low, high = _interval(right, people)
-    chance = float(np.mean(chances)) if chances else float("nan")
-    return Votes(_balanced(right), low, high, chance, len(right), len(people), left_out)
+    return Votes(_balanced(right), low, high, _balanced(blind), len(right), len(people), left_out)
 
 
 def _balanced(right: list[tuple[str, str, float]]) -> float:
