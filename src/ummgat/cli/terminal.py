@@ -47,8 +47,8 @@ def main() -> None:
     app(args=arguments)
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command and turn the errors that users can cause into one message and an exit code."""
+def command(function: Callable[..., None], group: typer.Typer = app) -> Callable[..., None]:
+    """Register a command, of a group if given, and turn the errors that users can cause into one message and an exit code."""
 
     @functools.wraps(function)
     def reported(*args: Any, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except (ValueError, OSError, MemoryError) as error:
             fail(message_of(error), 2)
 
-    return app.command()(reported)
+    return group.command()(reported)
 
 
 def message_of(error: BaseException) -> str:

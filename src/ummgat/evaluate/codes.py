@@ -144,10 +144,12 @@ def collect(
     heads: list[Tensor] = []
     for i, volume in enumerate(volumes):
         for images in _images_of(model, volume, planes, codes):
-            names = [model.table.names[y] for y in (images.source, images.target)]
+            source, target = (model.table.names[y] for y in (images.source, images.target))
             for name, encoder in encoders.items():
                 pooled, code = _encode(encoder, images, device)
-                rows += [Encoded(name, images.kind, images.subject, *names, plane) for plane in range(len(pooled))]
+                rows += [
+                    Encoded(name, images.kind, images.subject, source, target, plane) for plane in range(len(pooled))
+                ]
                 features.append(pooled)
                 heads.append(code)
         if progress is not None:

@@ -59,17 +59,24 @@ def page_name(images: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(images)).hexdigest()[:12]
 
 
-def plan(choices: Mapping[str, Sequence[str]], planes: Mapping[str, Sequence[int]], n: int, seed: int) -> list[Slot]:
+def plan(
+    choices: Mapping[str, Sequence[str]],
+    centers: Mapping[str, str],
+    planes: Mapping[str, Sequence[int]],
+    n: int,
+    seed: int,
+) -> list[Slot]:
     """Choose subjects, sequences and planes.
 
-    Half of the images is real, within each sequence too; sequences and, as far as they have the sequence, subjects
-    occur equally often. No plane of a subject is shown twice, neither as another sequence nor once real and once
+    Half of the images is real, and so is half of those of each sequence and center: neither must hint at the answer.
+    Sequences occur equally often, and so do, as far as they have the sequence, centers and subjects. No plane of a subject is shown twice, neither as another sequence nor once real and once
     generated: whoever sees the same anatomy twice can compare.
 
     Parameters
     ----------
     choices : mapping of subject → sequences
         That are both acquired and can be generated.
+    centers : mapping of subject → center
     planes : mapping of subject → planes
         That may be shown.
     n : int
@@ -100,10 +107,16 @@ def plan(choices: Mapping[str, Sequence[str]], planes: Mapping[str, Sequence[int
         )
     rng.shuffle(sequences)
     used: dict[tuple[str, bool], int] = {}
+    shown: dict[tuple[str, str], int] = {}
     drawn: list[tuple[str, str, bool]] = []
     for i in range(n // 2):
         sequence = sequences[i % len(sequences)]
-        able = [s for s in sorted(choices) if sequence in choices[s]]
+        having = [s for s in sorted(choices) if sequence in choices[s]]
+        center = min(
+            dict.fromkeys(centers[s] for s in having), key=lambda c: (shown.get((sequence, c), 0), float(rng.random()))
+        )
+        shown[sequence, center] = shown.get((sequence, center), 0) + 1
+        able = [s for s in having if centers[s] == center]
         first = bool(rng.integers(2))
         taken = ""
         for real in (first, not first):
@@ -176,11 +189,11 @@ def select_images(
     choices = {subject: own if len(own) > 1 else [] for subject, own in known.items()}
     brains = {s.subject: _common_brain(s, known[s.subject]) for s in studies if choices[s.subject]}
     planes = {subject: _shown_planes(brain) for subject, brain in brains.items()}
-    slots = plan({s: choices[s] for s in brains}, planes, n, seed)
+    slots = plan({s: choices[s] for s in brains}, {s.subject: s.center for s in studies}, planes, n, seed)
     size = _window_size([brains[slot.subject] for slot in slots])
     factor = max(1, round(SIDE / max(size)))
     turns: dict[tuple[str, str], int] = {}
-    made: dict[tuple[str, str, str], NDArray[np.uint8]] = {}
+    made: dict[tuple[str, str, str], tuple[Image, str]] = {}
     images, key = [], []
     for i, slot in enumerate(slots):
         study = by_subject[slot.subject]

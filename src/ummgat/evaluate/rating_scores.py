@@ -259,6 +259,22 @@ def _truth(key: Sequence[dict[str, str]]) -> tuple[NDArray[np.bool_], NDArray[np
     return np.array([row["truth"] == "generated" for row in key]), np.array([row["sequence"] for row in key])
 
 
+def summary_json(key: Sequence[dict[str, str]], readers: Sequence[Row], agreement: Sequence[Row]) -> Row:
+    """The same as JSON; null where a number does not exist."""
+
+    def plain(rows: Sequence[Row]) -> list[Row]:
+        return [{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()} for row in rows]
+
+    return {
+        "page": key[0]["page"],
+        "n_images": len(key),
+        "n_generated": sum(row["truth"] == "generated" for row in key),
+        "n_subjects": len({row["subject"] for row in key}),
+        "readers": plain(readers),
+        "agreement": plain(agreement),
+    }
+
+
 def summary_text(key: Sequence[dict[str, str]], readers: Sequence[Row], agreement: Sequence[Row]) -> str:
     """Markdown with the numbers a paper would print."""
     n_fake = sum(row["truth"] == "generated" for row in key)

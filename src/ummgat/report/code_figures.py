@@ -163,7 +163,7 @@ def _by_domain(
     for name in sorted(np.unique(names), key=_order):
         for edge in (False, True):
             own = points[(names == name) & (lesion == edge)]
-            extra = {"markeredgecolor": "black"} if edge else {}
+            extra: dict[str, Any] = {"markeredgecolor": "black"} if edge else {}
             axes.plot(*own.T, ls="", ms=5, mew=0.8, alpha=0.75, **_style(str(name), centers), **extra)
 
 

@@ -1,0 +1,102 @@
+"""Commands of a blinded reading: make the page, score what readers sent back."""
+
+import functools
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ummgat.cli.evaluation import _of_part
+from ummgat.cli.models import bundled
+from ummgat.cli.terminal import Overwrite, app, command, errors, print_table, progress, say
+
+group = typer.Typer(help="Real or generated? A blinded page for readers, and its scoring.", no_args_is_help=True)
+app.add_typer(group, name="rate")
+rate_command = functools.partial(command, group=group)
+
+
+@rate_command
+def make(
+    cohort: Annotated[Path, typer.Argument(help="Prepared cohort.")],
+    out: Annotated[Path, typer.Argument(help="New folder for rate.html (for readers) and key.csv (not for them).")],
+    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: it says who is a test subject.")],
+    model: Annotated[Path | None, typer.Option(help="Generative model. Default: the bundled one.")] = None,
+    part: Annotated[Literal["selection", "test"], typer.Option(help="Whose images to show.")] = "test",
+    n: Annotated[int, typer.Option("--n", help="Images on the page, half of them real. Even.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the choice and the order.")] = 0,
+    sources: Annotated[
+        Literal["best", "each", "fuse"],
+        typer.Option(help="What is generated from: the best source by validation, each in turn, or all combined."),
+    ] = "best",
+    overwrite: Overwrite = False,
+) -> None:
+    """Make one page on which readers say of each image whether it is real or generated, and how good it is."""
+    from ummgat.draw import load_draw
+    from ummgat.evaluate.directions import write_rows
+    from ummgat.evaluate.rating import select_images
+    from ummgat.files import require_new, write_text
+    from ummgat.report.rate_page import rate_page
+    from ummgat.study import load_cohort
+    from ummgat.weights import load_model
+
+    require_new(out, overwrite)
+    trained = load_model(model or bundled())
+    studies = _of_part(load_cohort(cohort), load_draw(draw), part, cohort)
+    with progress("making images") as update:
+        chosen = select_images(trained, studies, n, seed, sources, progress=lambda done, all_: update(done, all_, ""))
+    write_rows(out / "key.csv", chosen.key)
+    write_text(out / "rate.html", rate_page(chosen.images))
+    say(f"Page for the readers, {len(chosen.images)} images: {out / 'rate.html'}")
+    errors.print(
+        f"Warning: {out / 'key.csv'} says which images are real. Do not hand it, nor this folder, to the readers; keep it for "
+        "`ummgat rate score`.",
+        soft_wrap=True,
+    )
+
+
+@rate_command
+def score(
+    key: Annotated[Path, typer.Argument(help="key.csv that `ummgat rate make` wrote.")],
+    answers: Annotated[list[Path], typer.Argument(help="Files that readers sent back, CSV or JSON, one per reader.")],
+    out: Annotated[
+        Path, typer.Option(help="New folder for readers.csv, agreement.csv, answers.csv, summary.json and .md.")
+    ],
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score readers: accuracy, sensitivity, specificity, quality, and agreement beyond chance."""
+    from ummgat.evaluate.directions import write_rows
+    from ummgat.evaluate.rating_scores import (
+        agreement_rows,
+        answer_rows,
+        check_readers,
+        read_answers,
+        read_key,
+        reader_rows,
+        summary_json,
+        summary_text,
+    )
+    from ummgat.files import require_new, write_json, write_text
+
+    require_new(out, overwrite)
+    truth = read_key(key)
+    readings = [read_answers(path, truth) for path in answers]
+    check_readers(readings, answers)
+    readers, agreement = reader_rows(truth, readings), agreement_rows(truth, readings, seed)
+    write_rows(out / "readers.csv", readers)
+    write_rows(out / "agreement.csv", agreement)
+    write_rows(out / "answers.csv", answer_rows(truth, readings))
+    write_json(out / "summary.json", summary_json(truth, readers, agreement))
+    write_text(out / "summary.md", summary_text(truth, readers, agreement))
+    print_table(
+        [
+            {
+                "reader": row["reader"],
+                "accuracy": f"{row['accuracy']:.2f} ({row['accuracy_low']:.2f} to {row['accuracy_high']:.2f})",
+                "quality real, generated": f"{row['quality_real']:g}, {row['quality_generated']:g}",
+            }
+            for row in readers
+            if row["sequence"] == "all"
+        ]
+    )
+    say(f"Scored {len(readings)} readers: {out / 'summary.md'}")
