@@ -19,8 +19,8 @@ LAYERS = (
     ("domain", "config", "files", "metrics", "matching", "kid", "doctor"),
     ("volume", "tensors", "overrides"),
     ("study", "crop"),
-    ("prepare", "phantom", "draw", "model", "segment"),
-    ("slices", "slice_profile", "losses", "weights"),
+    ("prepare", "phantom", "draw", "model"),
+    ("slices", "slice_profile", "losses", "weights", "segment"),
     ("translate", "train_step", "relation"),
     ("validate", "reliability", "train_state", "estimate"),
     ("generate", "train"),
@@ -31,6 +31,9 @@ LAYERS = (
     ("__main__",),
 )
 """Modules and packages of ummgat. Each may import from rows above its own, and within itself. A new one belongs here."""
+
+OPTIONAL = {"segment.worker": {"onnxruntime", "nnunetv2"}}
+"""What a foreign model's process imports, after looking whether it is there."""
 
 WITHOUT_TORCH = (
     "ummgat",

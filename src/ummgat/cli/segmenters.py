@@ -1,99 +1,70 @@
-"""Commands that make segmenters."""
+"""Options that say which segmenters `ummgat evaluate` uses, and what it may know of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ummgat.cli.terminal import comma_list, command, progress, say, split
+from ummgat.cli.terminal import comma_list, say
 
 if TYPE_CHECKING:
-    import torch
-
-    from ummgat.segment.unet import SegmenterConfig
+    from ummgat.segment.load import AnySegmenter
     from ummgat.study import Study
 
-
-@command
-def train_segmenter(
-    data: Annotated[Path, typer.Option(help="Prepared cohort with labels.")],
-    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: its training subjects train.")],
-    out: Annotated[Path, typer.Option(help="Run folder. The same command again goes on where it was.")],
-    sequences: Annotated[str, typer.Option(help="What it is given.")] = "t1,t1ce,t2,flair",
-    regions: Annotated[Literal["multi", "wt"], typer.Option(help="NCR, ED and ET, or the whole tumour.")] = "multi",
-    centers: Annotated[str | None, typer.Option(help="Train on subjects of these centers only: A,B.")] = None,
-    drop: Annotated[
-        float, typer.Option(help="Sequence dropout: how often a training image is blanked. For the rival: 0.35.")
-    ] = 0.0,
-    dimensions: Annotated[Literal["2", "3"], typer.Option(help="Planes with neighbours, or 3-D (for a GPU).")] = "2",
-    spacing: Annotated[float, typer.Option(help="Voxel size of the cohort in mm.")] = 2.0,
-    iterations: Annotated[int, typer.Option(help="Training steps.")] = 1500,
-    folds: Annotated[
-        int | None,
-        typer.Option(help="Cross-fit: so many segmenters, each blind to a part of all subjects of the draw."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to train on.")] = "auto",
-) -> None:
-    """Train a U-Net that segments tumours from complete sequences, to see whether generated ones help it."""
-    import torch
-
-    from ummgat.doctor import choose_device
-    from ummgat.draw import load_draw
-    from ummgat.segment.train import train_segmenter as train
-    from ummgat.segment.unet import SegmenterConfig, load_segmenter
-    from ummgat.study import load_cohort
-
-    deep = dimensions == "3"
-    config = SegmenterConfig(
-        sequences=tuple(split([sequences])),
-        regions=regions,
-        spacing_mm=spacing,
-        dimensions=3 if deep else 2,
-        planes=1 if deep else 3,
-        crop=(64, 80, 80) if deep else (1, 80, 80),
-        batch=2 if deep else 8,
-        drop=drop,
-        iterations=iterations,
-        seed=seed,
-    )
-    wanted, only = load_draw(draw), comma_list(centers)
-    studies = [s for s in load_cohort(data) if only is None or s.center in only]
-    device = torch.device(choose_device(accelerator))
-    if folds is not None:
-        _cross_fit(config, [s for s in studies if s.subject in wanted.subjects], folds, out, device)
-        return
-    training = [s for s in studies if s.subject in wanted.train]
-    selection = [s for s in studies if s.subject in wanted.selection]
-    with progress("training") as update:
-        path = train(
-            config,
-            training,
-            selection,
-            out,
-            device,
-            on_step=lambda step, loss: update(step, iterations, f"loss {loss:.3f}"),
-        )
-    for subject, scores in load_segmenter(path).training["selection_dice"].items():
-        say(f"{subject}: Dice " + ", ".join(f"{region} {value:.3f}" for region, value in scores.items()))
-    say(f"Trained on {len(training)} subjects: {path}")
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the foreign --segmenter: its files can hold code, which runs as you.")
+]
+ChannelOrder = Annotated[
+    str | None,
+    typer.Option(help="What a foreign segmenter's channels are, in its order. Default: as it says itself."),
+]
+Orientation = Annotated[
+    str | None,
+    typer.Option(help="Where x, y, z of a foreign segmenter's images grow to, as LPS. Default: as it says, or RAS."),
+]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that a foreign segmenter may take for one answer.")]
+Interpreter = Annotated[
+    Path | None, typer.Option(help="Python that has the foreign segmenter's packages, as nnunetv2. Default: this one.")
+]
 
 
-def _cross_fit(
-    config: "SegmenterConfig", studies: "Sequence[Study]", folds: int, out: Path, device: "torch.device"
-) -> None:
-    from ummgat.segment.train import train_folds
+def open_segmenter(
+    path: Path,
+    studies: "Sequence[Study]",
+    trust: bool,
+    sequences: str | None,
+    orientation: str | None,
+    timeout_s: float,
+    python: Path | None,
+) -> "AnySegmenter":
+    """Load the segmenter at `path` for studies on one voxel size, and print what its channels are taken for."""
+    from ummgat.segment.load import load_any
+    from ummgat.study import require_spacing
 
-    with progress("training") as update:
-        held_back = train_folds(
-            config,
-            studies,
-            folds,
-            out,
-            device,
-            lambda step, loss: update(step, folds * config.iterations, f"loss {loss:.3f}"),
-        )
-    for subject, scores in sorted(held_back.items()):
-        say(f"{subject}, held back: Dice " + ", ".join(f"{region} {value:.3f}" for region, value in scores.items()))
-    say(f"Cross-fitted on {len(studies)} subjects in {folds} folds: {out}")
+    spacing = studies[0].grid.spacing_mm[0]
+    for study in studies:
+        require_spacing(study, spacing)
+    found = load_any(path, spacing, trust, timeout_s, comma_list(sequences), orientation, python)
+    if not found.training:
+        say(f"Foreign segmenter, given {', '.join(found.sequences)} at {spacing:g} mm: {path}")
+        say("Its training subjects are unknown: whether it has seen those it is tested on cannot be checked.")
+    return found
+
+
+def require_unseen(segmenters: "Mapping[str, AnySegmenter]", studies: "Sequence[Study]") -> dict[str, str]:
+    """Refuse segmenters that trained on one of `studies`.
+
+    Returns
+    -------
+    dict
+        For the settings: segmenter → "training subjects unknown", where nobody says.
+    """
+    for name, segmenter in segmenters.items():
+        seen = sorted({s.subject for s in studies} & set(segmenter.training.get("subjects", ())))
+        if seen:
+            raise ValueError(
+                f"Segmenter was trained on subjects it would be tested on: {name}. Found {', '.join(seen)}; expected none. "
+                "Train it on other subjects, or choose another draw."
+            )
+    return {name: "training subjects unknown" for name, s in segmenters.items() if not s.training}

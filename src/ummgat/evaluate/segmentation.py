@@ -186,20 +186,23 @@ def _subject_rows(
                 yield scores(about, found, study, segmenter.regions, task.fine)
 
 
-def checked(found: Volume, study: Study, name: str) -> Volume:
-    """Pass on labels that lie on the study's grid and have known numbers; refuse others."""
+def checked(found: Any, study: Study, name: str) -> Volume:
+    """What a segmenter answered, if it is labels on the study's grid; ValueError if not."""
+    found = np.asarray(found)
     if found.shape != study.shape:
         raise ValueError(
             f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {study.shape}. Labels must "
             "lie on the grid of the images."
         )
-    strange = sorted({int(v) for v in np.unique(found)} - {0, *LABELS.values()})
-    if strange:
+    known = (0, *LABELS.values())
+    strange = np.setdiff1d(found, known)
+    if found.dtype.kind not in "iu" or strange.size:
+        values = ", ".join(map(str, strange[:8].tolist()))
         raise ValueError(
-            f"Segmenter answers with unknown labels: {name}. Found {', '.join(map(str, strange))}; expected 0 and "
-            f"{', '.join(f'{number} {label}' for label, number in LABELS.items())}. Translate its labels."
+            f"Segmenter answers with other than labels: {name}. Found {found.dtype} {values}; expected whole numbers out of "
+            f"{', '.join(map(str, known))}. Correct its numbering."
         )
-    return found
+    return found.astype(np.uint8, copy=False)
 
 
 def _as_completed(substitute: Substitute, tried: Sequence[Substitute]) -> bool:

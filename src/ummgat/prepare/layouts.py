@@ -169,6 +169,18 @@ def find_study(folder: Path, layout: str = "auto") -> RawStudy:
     return studies[0]
 
 
+def sequence_of(name: str) -> str | None:
+    """Sequence that a name spells by itself, whatever its case and separators; None if it is unknown.
+
+    Examples
+    --------
+    >>> sequence_of("T1-Gd"), sequence_of("T2 FLAIR"), sequence_of("ADC"), sequence_of("mask")
+    ('t1ce', 'flair', None, None)
+    """
+    found = _SPELLINGS.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+    return found if found in SEQUENCES else None
+
+
 def _fits(studies: list[RawStudy]) -> bool:
     return any(study.images for study in studies)
 
