@@ -77,6 +77,7 @@ class ForeignSegmenter:
         request = {
             "spacing_mm": [self.spacing_mm] * 3,
             "threshold": meaning.threshold,
+            "outputs": len(meaning.regions or meaning.labels),
             "multiple": list(meaning.multiple),
             "window": meaning.window and list(meaning.window),
         }

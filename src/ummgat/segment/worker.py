@@ -138,8 +138,6 @@ def open_onnx(path: str) -> tuple[Model, dict[str, Any]]:
     if importlib.util.find_spec("onnxruntime") is None:
         raise LookupError(f"no onnxruntime in {sys.executable}; pip install 'ummgat[onnx]' brings it")
     import onnxruntime
-    import torch
-    from monai.inferers.inferer import SlidingWindowInferer
 
     options = onnxruntime.SessionOptions()
     if os.environ.get("OMP_NUM_THREADS"):
@@ -155,23 +153,30 @@ def open_onnx(path: str) -> tuple[Model, dict[str, Any]]:
     batch = given.shape[0] if isinstance(given.shape[0], int) else 16
 
     def network(x: Any) -> Any:
-        parts = [session.run(None, {given.name: part})[0] for part in _batches(x.numpy(), batch)]
-        return torch.from_numpy(np.concatenate(parts)[: len(x)])
+        parts = [session.run(None, {given.name: part})[0] for part in _batches(x, batch)]
+        return np.concatenate(parts)[: len(x)]
 
     def segment(images: Any, request: dict[str, Any]) -> Any:
         flat = len(sides) == 2
         whole = _padded(images, [1, *request["multiple"][1:]] if flat else request["multiple"])
-        x = torch.from_numpy(np.ascontiguousarray(whole.transpose(1, 0, 2, 3)) if flat else whole[None])
-        # A side that is not fixed is given whole.
-        size = [fixed or n for fixed, n in zip(window, x.shape[2:], strict=True)]
-        out: Any = SlidingWindowInferer(size, sw_batch_size=batch, overlap=0.5)(x, network)
-        out = np.asarray(out)
+        x = np.ascontiguousarray(whole.transpose(1, 0, 2, 3)) if flat else whole[None]
+        out = _in_windows(x, window, batch, network) if any(window) else network(x)
         return _decided(_cut(out.transpose(1, 0, 2, 3) if flat else out[0], images.shape), request)
 
     return segment, about
 
 
 OPENERS = {"nnunet": open_nnunet, "bundle": open_bundle, "onnx": open_onnx}
+
+
+def _in_windows(x: Any, window: list[int | None], batch: int, network: Callable[[Any], Any]) -> Any:
+    """Overlapping windows of a fixed size; a side that is not fixed is given whole."""
+    import torch
+    from monai.inferers.inferer import SlidingWindowInferer
+
+    size = [fixed or n for fixed, n in zip(window, x.shape[2:], strict=True)]
+    run = SlidingWindowInferer(size, sw_batch_size=batch, overlap=0.5)
+    return np.asarray(run(torch.from_numpy(x), lambda part: torch.from_numpy(network(part.numpy()))))
 
 
 def _batches(x: Any, n: int) -> Any:
@@ -197,6 +202,8 @@ def _cut(out: Any, shape: tuple[int, ...]) -> Any:
 
 def _decided(out: Any, request: dict[str, Any]) -> Any:
     """Numbers per channel → a label each, or 0 and 1 per region if there is a threshold."""
+    if len(out) != request["outputs"]:
+        raise ValueError(f"{len(out)} outputs where {request['outputs']} are named")
     if not np.isfinite(out).all():
         raise ValueError("an answer that is not finite")
     if request["threshold"] is not None:
