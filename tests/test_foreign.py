@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
+from ummgat.cli import app
 from ummgat.evaluate.segmentation import evaluate, read_results
 from ummgat.segment.describe import describe_bundle, describe_nnunet
 from ummgat.segment.load import SEGMENTERS, kind_of, load_any
@@ -202,6 +205,30 @@ def test_the_hash_knows_files_and_meaning(nnunet, opened):
     assert opened(nnunet).hash != first
 
 
+# ---------------------------------------------------------------- nnU-Net itself
+
+
+@pytest.mark.skipif(
+    "UMMGAT_NNUNET_PYTHON" not in os.environ,
+    reason="NOT TESTED with nnU-Net itself: set UMMGAT_NNUNET_PYTHON to a Python that has nnunetv2",
+)
+def test_the_real_nnunet_answers_as_it_does_by_itself(tmp_path, opened, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    python = Path(os.environ["UMMGAT_NNUNET_PYTHON"])
+    rng = np.random.default_rng(0)
+    t1ce, flair = rng.integers(1, 256, (2, 6, 3, 4)).repeat(3, 1).repeat(4, 2).repeat(4, 3).astype(np.uint8)
+    turned = np.stack([t1ce, flair])[:, :, ::-1, ::-1].astype(np.float32)  # RAS to LPS
+    np.save(tmp_path / "images.npy", turned)
+    command = [python, HERE / "real_nnunet.py", tmp_path / "nn", tmp_path / "images.npy", "2", tmp_path / "answer.npy"]
+    subprocess.run(command, check=True, capture_output=True)
+    segmenter = opened(tmp_path / "nn", spacing_mm=2.0, orientation="LPS", python=python)
+    found = segmenter({"t1ce": t1ce, "flair": flair})
+    expected = np.load(tmp_path / "answer.npy")[:, ::-1, ::-1]
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) > 1
+    assert not np.array_equal(found, segmenter({"t1ce": flair, "flair": t1ce}))
+
+
 # ---------------------------------------------------------------- misbehaving
 
 
@@ -311,6 +338,30 @@ def test_other_subjects_go_on_when_a_foreign_model_hangs(nnunet, opened, tmp_pat
     brain = (np.asarray(studies[1].volume("t2")) > 0).sum() / 1000
     assert {r["subject"] for r in rows} == {studies[1].subject}
     assert float(next(r for r in rows if r["region"] == "WT")["found_ml"]) == pytest.approx(brain, abs=1e-3)
+
+
+def test_the_command_evaluates_a_foreign_model(nnunet, tmp_path, model_path, cohort, cohort_studies):
+    complete = [s for s in cohort_studies if s.center == "A" and len(s.sequences) == 4][:2]
+    nnunet_folder(nnunet, channels=("T1c", "T2"))
+    drawn = {"format": "ummgat-draw-1", "mode": "all", "seed": 0, "domains": ["A/t1ce", "A/t2"], "train": {}}
+    write(tmp_path / "draw.json", drawn | {"selection": [], "test": [s.subject for s in complete]})
+    brain = np.asarray(complete[0].volume("t1ce"))
+    write(nnunet / "moods.json", {str(int(brain.astype(np.float32).sum())): "raise"})
+    call = ["evaluate", cohort, tmp_path / "out", "--draw", tmp_path / "draw.json", "--model", model_path]
+    call = [str(part) for part in [*call, "--segmenter", nnunet, "--scenarios", "none", "--segmenter-timeout", 60]]
+    refused = CliRunner().invoke(app, call)
+    assert refused.exit_code == 2
+    assert "Segmenter is not trusted" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, [*call, "--trust"])
+    assert result.exit_code == 1
+    assert "Its training subjects are unknown" in result.stdout
+    assert "out of order" in result.stderr
+    # The other one's T2 has tens above 3, which mean nothing: both failed, each with its own message.
+    assert "Segmenter answers with unknown labels" in result.stderr
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text(encoding="utf-8"))
+    assert settings["training"] == {"plain": "training subjects unknown"}
+    assert re.fullmatch("[0-9a-f]{16}", settings["segmenters"]["plain"])
 
 
 # ---------------------------------------------------------------- MONAI bundle

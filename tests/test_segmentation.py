@@ -1,5 +1,7 @@
 """The evaluation itself, on the phantom's known truth, with segmenters whose answers one knows."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -237,6 +239,28 @@ def test_labels_on_another_grid_and_missing_labels_are_clear_errors(tmp_path, mo
     bare = Study(studies[0].folder, studies[0].record.model_copy(update={"labels_file": None}))
     report, _ = run(tmp_path / "b", model, [bare], Oracle(studies))
     assert "Labels are missing" in report.failed[bare.subject]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda t1: np.full_like(t1, 4), r"Found uint8 4; expected whole numbers out of 0, 1, 2, 3"),
+        (lambda t1: np.full(t1.shape, -1), r"Found int64 -1; expected"),
+        (lambda t1: np.zeros(t1.shape, np.float32), r"Found float32 ; expected"),
+        (lambda t1: None, r"Segmenter answers on another grid: plain. Found shape \(\)"),
+    ],
+    ids=["BraTS number of ET", "negative", "not whole", "nothing"],
+)
+def test_an_answer_that_is_no_labels_fails_its_subject_only(tmp_path, model, studies, answer, message):
+    class Odd(Oracle):
+        def __call__(self, images):
+            mine = np.array_equal(images["t1"], self.known[0][0]["t1"])
+            return answer(images["t1"]) if mine else super().__call__(images)
+
+    report, rows = run(tmp_path, model, studies, Odd(studies), scenarios=["none"])
+    assert report.done == [studies[1].subject]
+    assert re.search(message, report.failed[studies[0].subject])
+    assert {r["subject"] for r in rows} == {studies[1].subject}
 
 
 def test_other_segmenters_get_the_available_images_alone_and_what_complete_would_make(tmp_path, model, studies):
