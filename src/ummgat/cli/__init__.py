@@ -3,7 +3,13 @@
 What needs torch or numpy is imported inside the commands, so that --help is quick.
 """
 
-from ummgat.cli import cohorts, evaluation, models, rating, segmenter_training  # registers the commands, in the order of --help
+from ummgat.cli import (  # registers the commands, in the order of --help
+    cohorts,
+    evaluation,
+    models,
+    rating,
+    segmenter_training,
+)
 from ummgat.cli.terminal import app, main, message_of
 
 __all__ = ["app", "cohorts", "evaluation", "main", "message_of", "models", "rating", "segmenter_training"]

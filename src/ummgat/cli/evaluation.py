@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ummgat.cli.models import bundled
+from ummgat.cli.segmenters import (
+    ChannelOrder,
+    Interpreter,
+    Orientation,
+    Timeout,
+    Trust,
+    open_segmenter,
+    require_unseen,
+)
 from ummgat.cli.terminal import Overwrite, comma_list, command, progress, report_failures, say
 
 if TYPE_CHECKING:
@@ -53,24 +62,33 @@ def directions(
     say(f"Measured {len(studies)} {part} subjects: {out}")
 
 
+Part = Annotated[
+    Literal["selection", "test", "all"],
+    typer.Option(help="Whom to evaluate; choose nothing by test. all: needs a cross-fitted segmenter."),
+]
+Segmenter = Annotated[
+    Path | None,
+    typer.Option(
+        help="Segmenter that is fed with every substitute: own, folds of own, MONAI bundle, nnU-Net folder, ONNX. "
+        "Default: the bundled."
+    ),
+]
+
+
 @command
 def evaluate(
     cohort: Annotated[Path, typer.Argument(help="Prepared cohort with labels and all sequences.")],
     out: Annotated[Path, typer.Argument(help="Folder for results.csv. The same command again goes on where it was.")],
     draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: it says who is a test subject.")],
     model: Annotated[Path | None, typer.Option(help="Generative model. Default: the bundled one.")] = None,
-    segmenter: Annotated[
-        Path | None, typer.Option(help="Segmenter that is fed with every substitute. Default: the bundled one.")
-    ] = None,
+    segmenter: Segmenter = None,
     dropout: Annotated[
         Path | None,
         typer.Option(
             help="Rival trained with sequence dropout. Default: the bundled one, if --segmenter is not given."
         ),
     ] = None,
-    part: Annotated[
-        Literal["selection", "test"], typer.Option(help="Whom to evaluate; choose nothing by test.")
-    ] = "test",
+    part: Part = "test",
     scenarios: Annotated[
         str | None,
         typer.Option(
@@ -81,10 +99,21 @@ def evaluate(
     as_center: Annotated[
         str | None, typer.Option(help="Translate all studies as if they came from this center of the model.")
     ] = None,
+    fine: Annotated[
+        Path | None, typer.Option(help="The same cohort prepared with smaller voxels, to judge labels there too.")
+    ] = None,
+    demographics: Annotated[
+        Path | None, typer.Option(help="CSV with subject,age,sex for the cohort table; prepared studies hold neither.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random scenario.")] = 0,
+    trust: Trust = False,
+    segmenter_sequences: ChannelOrder = None,
+    segmenter_orientation: Orientation = None,
+    segmenter_timeout: Timeout = 600,
+    segmenter_python: Interpreter = None,
 ) -> None:
     """Take sequences away, put substitutes in their place, segment, and write Dice and HD95 of each."""
-    from ummgat.doctor import BUNDLED_DROPOUT, BUNDLED_SEGMENTER, bundled_file
+    from ummgat.doctor import BUNDLED_DROPOUT, bundled_file
     from ummgat.draw import load_draw
     from ummgat.evaluate.scenarios import distribution, random_scenario
     from ummgat.evaluate.segmentation import correlations
@@ -94,25 +123,15 @@ def evaluate(
     from ummgat.weights import load_model
 
     if segmenter is None:
-        segmenter, dropout = bundled_file(BUNDLED_SEGMENTER), dropout or bundled_file(BUNDLED_DROPOUT)
-    if segmenter is None:
-        raise FileNotFoundError(
-            f"No segmenter is given: --segmenter. Found no bundled {BUNDLED_SEGMENTER}; expected weights. Give --segmenter "
-            "FILE, as `ummgat train-segmenter` writes it."
-        )
+        dropout = dropout or bundled_file(BUNDLED_DROPOUT)
     wanted, generator = load_draw(draw), load_model(model or bundled())
-    segmenters = {"plain": load_segmenter(segmenter)}
-    if dropout is not None:
-        segmenters["dropout"] = load_segmenter(dropout)
     studies = load_cohort(cohort)
     chosen = _of_part(studies, wanted, part, cohort)
-    for name, own in segmenters.items():
-        seen = sorted({s.subject for s in chosen} & set(own.training["subjects"]))
-        if seen:
-            raise ValueError(
-                f"Segmenter was trained on subjects it would be tested on: {name}. Found {', '.join(seen)}; expected none. "
-                "Train it on other subjects, or choose another draw."
-            )
+    foreign = (trust, segmenter_sequences, segmenter_orientation, segmenter_timeout, segmenter_python)
+    segmenters = {"plain": open_segmenter(segmenter or bundled_segmenter(), chosen, *foreign)}
+    if dropout is not None:
+        segmenters["dropout"] = load_segmenter(dropout)
+    unknown = require_unseen(segmenters, chosen)
     sequences = segmenters["plain"].sequences
     correlated = correlations([s for s in studies if s.subject in wanted.train], sequences)
     for target in sequences:
@@ -124,13 +143,19 @@ def evaluate(
     if len(sequences) > 1:
         counts = distribution([random_scenario(sequences, s.subject, seed) for s in chosen])
         say("Random scenario: " + ", ".join(f"{what} {n}" for what, n in counts.items()))
+    seen = [s.subject for s in chosen if s.subject in wanted.train]
+    if seen:
+        say(
+            f"{len(seen)} of {len(chosen)} subjects are in the draw's training part: a model of this draw has seen their images."
+        )
     settings = {
         "model": generator.hash,
         "segmenters": {name: own.hash for name, own in segmenters.items()},
         "part": part,
         "subjects": [s.subject for s in chosen],
+        "in_training_part": seen,
         "correlations": {f"{a} {b}": round(value, 4) for (a, b), value in correlated.items()},
-    }
+    } | ({"training": unknown} if unknown else {})
     with progress("evaluating") as update:
         report = run(
             segmenters,
@@ -143,8 +168,75 @@ def evaluate(
             comma_list(scenarios),
             progress=lambda done, n: update(done, n, ""),
             as_center=as_center,
+            fine=None if fine is None else _same_subjects(load_cohort(fine), chosen, fine),
         )
+    _write_cohort_table(out, studies, wanted, demographics)
     say(f"Evaluated {len(report.done)} {part} subjects: {out / 'results.csv'}")
+    report_failures(report.failed)
+
+
+@command
+def cross_center(
+    cohort: Annotated[Path, typer.Argument(help="Prepared cohort of several centers, with labels.")],
+    out: Annotated[Path, typer.Argument(help="Folder for results.csv. The same command again goes on where it was.")],
+    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: it says who is a test subject.")],
+    segmenter: Annotated[
+        Path | None,
+        typer.Option(help="Own segmenter, trained on subjects of one center. Default: the bundled one for T2."),
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Generative model. Default: the bundled one.")] = None,
+    part: Annotated[
+        Literal["selection", "test", "unseen"],
+        typer.Option(help="Whom to evaluate; unseen: all whom the segmenter did not train on (the model may have)."),
+    ] = "test",
+    scanned: Annotated[
+        Path | None, typer.Option(help="Prepared: the same subjects as the segmenter's center would have scanned them.")
+    ] = None,
+) -> None:
+    """Segment other centers' images with one center's segmenter: as they are, histogram-matched, aligned by the model."""
+    from ummgat.doctor import BUNDLED_T2, bundled_file
+    from ummgat.draw import load_draw
+    from ummgat.evaluate.cross_center import cross_center as run
+    from ummgat.segment.unet import load_segmenter
+    from ummgat.study import load_cohort
+    from ummgat.weights import load_model
+
+    path = segmenter or bundled_file(BUNDLED_T2)
+    if path is None:
+        raise FileNotFoundError(
+            f"No segmenter is given: --segmenter. Found no bundled {BUNDLED_T2}; expected weights. Train one with `ummgat "
+            "train-segmenter --centers A`."
+        )
+    wanted, generator, own = load_draw(draw), load_model(model or bundled()), load_segmenter(path)
+    homes = own.training.get("centers", [])
+    if len(homes) != 1:
+        raise ValueError(
+            f"Segmenter is not of one center: {path}. Found {', '.join(homes) or 'none told'}; expected one. Train it with "
+            "`ummgat train-segmenter --centers NAME`."
+        )
+    studies = load_cohort(cohort)
+    if part == "unseen":
+        known = set(own.training["subjects"])
+        chosen = [s for s in studies if s.subject in wanted.subjects and s.subject not in known]
+    else:
+        chosen = _of_part(studies, wanted, part, cohort)
+        require_unseen({"cross-center": own}, chosen)
+    settings = {
+        "home": homes[0],
+        "sequences": list(own.sequences),
+        "model": generator.hash,
+        "segmenter": own.hash,
+        "part": part,
+        "subjects": [s.subject for s in chosen],
+        "in_training_part": [s.subject for s in chosen if s.subject in wanted.train],
+        "scanned": scanned is not None,
+    }
+    there = None if scanned is None else {s.subject: s for s in load_cohort(scanned)}
+    with progress("evaluating") as update:
+        report = run(
+            own, homes[0], generator, chosen, out, settings, there, progress=lambda done, n: update(done, n, "")
+        )
+    say(f"Evaluated {len(report.done)} subjects with the segmenter of {homes[0]}: {out / 'results.csv'}")
     report_failures(report.failed)
 
 
@@ -159,6 +251,9 @@ def report(
         Literal["BraTS2019", "UCSF-PDGM", "BraTS2023-MEN", "none"],
         typer.Option(help="Whose published rows to print too."),
     ] = "BraTS2019",
+    cross: Annotated[
+        list[Path] | None, typer.Option(help="Folder written by `ummgat cross-center`. May be repeated.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an evaluation into one page with tables, tests and figures that opens without a network."""
@@ -166,12 +261,25 @@ def report(
     from ummgat.report.page import build_report
 
     require_new(out, overwrite)
-    say(f"Report: {build_report(results, out, calibration, None if paper == 'none' else paper)}")
+    say(f"Report: {build_report(results, out, calibration, None if paper == 'none' else paper, cross or ())}")
+
+
+def bundled_segmenter() -> Path:
+    """Path of the bundled segmenter, or an error that says what to do."""
+    from ummgat.doctor import BUNDLED_SEGMENTER, bundled_file
+
+    path = bundled_file(BUNDLED_SEGMENTER)
+    if path is None:
+        raise FileNotFoundError(
+            f"No segmenter is given: --segmenter. Found no bundled {BUNDLED_SEGMENTER}; expected weights. Give --segmenter "
+            "FILE, as `ummgat train-segmenter` writes it."
+        )
+    return path
 
 
 def _of_part(studies: "Sequence[Study]", drawn: "Draw", part: str, cohort: Path) -> "list[Study]":
-    """Selection or test subjects of the draw, at least one."""
-    subjects = drawn.test if part == "test" else drawn.selection
+    """Subjects of a part of the draw, at least one."""
+    subjects = {"selection": drawn.selection, "test": drawn.test, "all": drawn.subjects}[part]
     chosen = [study for study in studies if study.subject in subjects]
     if not chosen:
         raise ValueError(
@@ -179,3 +287,27 @@ def _of_part(studies: "Sequence[Study]", drawn: "Draw", part: str, cohort: Path)
             "at least one. Prepare them, or choose the other --part."
         )
     return chosen
+
+
+def _same_subjects(studies: "Sequence[Study]", chosen: "Sequence[Study]", folder: Path) -> "dict[str, Study]":
+    """The finer study of every chosen subject, annotated and with smaller voxels."""
+    found = {s.subject: s for s in studies}
+    for study in chosen:
+        there = found.get(study.subject)
+        if there is None or there.labels() is None or there.grid.spacing_mm[0] >= study.grid.spacing_mm[0]:
+            raise ValueError(
+                f"Finer cohort does not fit: {folder}, subject {study.subject}. Found "
+                f"{'nobody' if there is None else 'no labels, or voxels that are not smaller'}; expected the same subjects, "
+                "annotated, with smaller voxels. Prepare the same studies with a smaller --spacing."
+            )
+    return {study.subject: found[study.subject] for study in chosen}
+
+
+def _write_cohort_table(out: Path, studies: "Sequence[Study]", drawn: "Draw", demographics: Path | None) -> None:
+    from ummgat.evaluate.cohort_table import cohort_rows, read_demographics
+    from ummgat.files import csv_text, write_text
+
+    parts = {"training": list(drawn.train), "selection": drawn.selection, "test": drawn.test}
+    told = None if demographics is None else read_demographics(demographics)
+    rows = cohort_rows({name: [s for s in studies if s.subject in of] for name, of in parts.items()}, told)
+    write_text(out / "cohort.csv", csv_text(rows, list(rows[0])))

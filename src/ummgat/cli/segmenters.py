@@ -39,6 +39,7 @@ def open_segmenter(
     python: Path | None,
 ) -> "AnySegmenter":
     """Load the segmenter at `path` for studies on one voxel size, and print what its channels are taken for."""
+    from ummgat.segment.foreign import ForeignSegmenter
     from ummgat.segment.load import load_any
     from ummgat.study import require_spacing
 
@@ -46,7 +47,7 @@ def open_segmenter(
     for study in studies:
         require_spacing(study, spacing)
     found = load_any(path, spacing, trust, timeout_s, comma_list(sequences), orientation, python)
-    if not found.training:
+    if isinstance(found, ForeignSegmenter):
         say(f"Foreign segmenter, given {', '.join(found.sequences)} at {spacing:g} mm: {path}")
         say("Its training subjects are unknown: whether it has seen those it is tested on cannot be checked.")
     return found
@@ -60,11 +61,18 @@ def require_unseen(segmenters: "Mapping[str, AnySegmenter]", studies: "Sequence[
     dict
         For the settings: segmenter → "training subjects unknown", where nobody says.
     """
+    from ummgat.segment.folds import CrossFitted
+    from ummgat.segment.foreign import ForeignSegmenter
+
     for name, segmenter in segmenters.items():
+        if isinstance(segmenter, CrossFitted):
+            for study in studies:
+                segmenter.of(study.subject)  # raises unless exactly one fold held it back
+            continue
         seen = sorted({s.subject for s in studies} & set(segmenter.training.get("subjects", ())))
         if seen:
             raise ValueError(
                 f"Segmenter was trained on subjects it would be tested on: {name}. Found {', '.join(seen)}; expected none. "
-                "Train it on other subjects, or choose another draw."
+                "Train it on other subjects, cross-fit with --folds, or choose another draw."
             )
-    return {name: "training subjects unknown" for name, s in segmenters.items() if not s.training}
+    return {name: "training subjects unknown" for name, s in segmenters.items() if isinstance(s, ForeignSegmenter)}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ummgat.files import csv_text, exclusive, write_json, write_text
 from ummgat.metrics import dice, hd95
 from ummgat.study import REGIONS, Study
-from ummgat.volume import resample
+from ummgat.volume import Grid, resample
 
 Volume = NDArray[np.uint8]
 
@@ -87,10 +87,9 @@ def scores(
         The same subject prepared with smaller voxels: labels are brought to them (nearest) and compared with its own.
         Surface distances are left out there: they would take longer than all the rest.
     """
-    own = _scores_on(about, found, study, regions, distances=True)
+    own = _scores_on(about, found, np.asarray(study.labels()), study, regions, distances=True)
     if fine is not None:
-        there: Volume = resample(found.T, study.grid, fine.grid, order=0).T
-        own += _scores_on(about, there, fine, regions, distances=False)
+        own += _scores_on(about, *_finely(found, study, fine), fine, regions, distances=False)
     return [row | {"n_rows": str(len(own))} for row in own]
 
 
@@ -100,13 +99,36 @@ def round_trip(study: Study, fine: Study) -> list[Row]:
         "subject": study.subject, "center": study.center, "scenario": "none", "missing": "", "segmenter": "round trip",
         "method": "complete", "rule": "", "source": "",
     }  # fmt: skip
-    there: Volume = resample(np.asarray(study.labels()).T, study.grid, fine.grid, order=0).T
-    own = _scores_on(about, there, fine, "multi", distances=False)
+    own = _scores_on(about, *_finely(np.asarray(study.labels()), study, fine), fine, "multi", distances=False)
     return [row | {"n_rows": str(len(own))} for row in own]
 
 
-def _scores_on(about: Row, found: Volume, study: Study, regions: Literal["multi", "wt"], distances: bool) -> list[Row]:
-    truth = np.asarray(study.labels())
+def _finely(found: Volume, study: Study, fine: Study) -> tuple[Volume, Volume]:
+    """Labels and truth on the finer grid, cut to a box that holds all of both: outside there is nothing to compare."""
+    truth = np.asarray(fine.labels())
+    to_fine = np.linalg.inv(fine.grid.matrix) @ study.grid.matrix
+    marks: list[NDArray[Any]] = [np.argwhere(truth.T)]
+    if found.any():
+        inside = np.argwhere(found.T)
+        ends = np.array([inside.min(0) - 1, inside.max(0) + 1])  # nearest reaches half a voxel further
+        corners = np.array([[ends[i, 0], ends[j, 1], ends[k, 2], 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+        marks.append((corners @ to_fine.T)[:, :3])
+    all_marks = np.concatenate(marks)
+    if not len(all_marks):
+        return found[:0], truth[:0]
+    shape = np.array(fine.grid.shape)
+    low = np.clip(np.floor(all_marks.min(0)).astype(int), 0, shape - 1)
+    high = np.clip(np.ceil(all_marks.max(0)).astype(int) + 1, low + 1, shape)
+    shift = np.eye(4)
+    shift[:3, 3] = low
+    box = Grid.of(tuple(int(n) for n in high - low), fine.grid.matrix @ shift)
+    there: Volume = resample(found.T, study.grid, box, order=0).T
+    return there, truth[tuple(slice(int(a), int(b)) for a, b in zip(low[::-1], high[::-1], strict=True))]
+
+
+def _scores_on(
+    about: Row, found: Volume, truth: Volume, study: Study, regions: Literal["multi", "wt"], distances: bool
+) -> list[Row]:
     spacing = study.grid.spacing_mm
     voxel_ml = float(np.prod(spacing)) / 1000
     both = regions == "multi" and study.record.labels_regions == "multi"

@@ -5,18 +5,20 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from ummgat.segment.folds import CrossFitted, load_folds
 from ummgat.segment.foreign import ForeignSegmenter, open_foreign
 from ummgat.segment.unet import UnetSegmenter, load_segmenter
 
-AnySegmenter: TypeAlias = UnetSegmenter | ForeignSegmenter
+AnySegmenter: TypeAlias = UnetSegmenter | ForeignSegmenter | CrossFitted
 
 SEGMENTERS: dict[str, Callable[..., AnySegmenter]] = {
     "own": load_segmenter,
+    "folds": load_folds,
     "bundle": partial(open_foreign, "bundle"),
     "nnunet": partial(open_foreign, "nnunet"),
     "onnx": partial(open_foreign, "onnx"),
 }
-"""Kind → loader. All but `own` run code that comes with the model."""
+"""Kind → loader. All but `own` and `folds` run code that comes with the model."""
 
 
 def kind_of(path: Path) -> str:
@@ -33,6 +35,8 @@ def kind_of(path: Path) -> str:
         )
     if path.is_file() and path.suffix in (".safetensors", ".onnx"):
         return "own" if path.suffix == ".safetensors" else "onnx"
+    if any(path.glob("fold*/segmenter.safetensors")):
+        return "folds"
     if (path / "configs" / "metadata.json").is_file():
         return "bundle"
     plans = (path / "dataset.json").is_file() and (path / "plans.json").is_file()
@@ -40,8 +44,8 @@ def kind_of(path: Path) -> str:
         return "nnunet"
     below = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else f"{path.suffix or 'no suffix'}"
     raise ValueError(
-        f"Segmenter is of no known kind: {path}. Found {below or 'an empty folder'}; expected a .safetensors file of `ummgat "
-        "train-segmenter`, an .onnx file, a MONAI bundle (configs/metadata.json), or a trained nnU-Net v2 folder "
+        f"Segmenter is of no known kind: {path}. Found {below or 'an empty folder'}; expected a .safetensors file or the folds of "
+        "`ummgat train-segmenter`, an .onnx file, a MONAI bundle (configs/metadata.json), or a trained nnU-Net v2 folder "
         "(dataset.json, plans.json, fold_*/checkpoint_final.pth). Choose one of these."
     )
 
@@ -73,7 +77,7 @@ def load_any(
         If it is of no known kind, is foreign and not trusted, or does not load.
     """
     kind = kind_of(path)
-    if kind == "own":
+    if kind in ("own", "folds"):
         return SEGMENTERS[kind](path)
     if not trust:
         raise ValueError(
