@@ -132,7 +132,7 @@ def interval(value: float, draws: Sequence[float]) -> tuple[float, float]:
     """95 % interval about `value` from bootstrap draws, moved so that their mean is `value`.
 
     Draws hold some subjects twice, which by itself makes two sets look further apart; that shift is taken out. What stays is
-    how far the value would spread with other subjects, as few as these. (nan, nan) without draws.
+    how far the value would spread with other subjects, as few as these; it may reach below 0. (nan, nan) without draws.
     """
     if not draws:
         return float("nan"), float("nan")
