@@ -49,7 +49,7 @@ WITHOUT_TORCH = (
 )
 
 
-OPTIONAL = {"report.code_figures": {"umap"}}
+OPTIONAL = {"evaluate.code_figures": {"umap"}}
 """Module → packages of an extra that it uses if they are there; a test of its own shows that it works without them."""
 
 

@@ -44,7 +44,7 @@ def directions(
 
     require_new(out, overwrite)
     trained, wanted = load_model(model), load_draw(draw)
-    studies = _of_part(load_cohort(cohort), wanted, part, cohort)
+    studies = studies_of_part(load_cohort(cohort), wanted, part, cohort)
     with progress("measuring") as update:
         rows = measure(trained, studies, progress=lambda done, n: update(done, n, studies[done - 1].subject))
     summary = medians(rows)
@@ -111,9 +111,12 @@ def evaluate(
     segmenter_orientation: Orientation = None,
     segmenter_timeout: Timeout = 600,
     segmenter_python: Interpreter = None,
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")] = "auto",
 ) -> None:
     """Take sequences away, put substitutes in their place, segment, and write Dice and HD95 of each."""
-    from ummgat.doctor import BUNDLED_DROPOUT, bundled_file
+    import torch
+
+    from ummgat.doctor import BUNDLED_DROPOUT, bundled_file, choose_device
     from ummgat.draw import load_draw
     from ummgat.evaluate.scenarios import distribution, random_scenario
     from ummgat.evaluate.segmentation import correlations
@@ -124,13 +127,14 @@ def evaluate(
 
     if segmenter is None:
         dropout = dropout or bundled_file(BUNDLED_DROPOUT)
-    wanted, generator = load_draw(draw), load_model(model or bundled())
+    on = torch.device(choose_device(device))
+    wanted, generator = load_draw(draw), load_model(model or bundled(), on)
     studies = load_cohort(cohort)
-    chosen = _of_part(studies, wanted, part, cohort)
-    foreign = (trust, segmenter_sequences, segmenter_orientation, segmenter_timeout, segmenter_python)
+    chosen = studies_of_part(studies, wanted, part, cohort)
+    foreign = (trust, segmenter_sequences, segmenter_orientation, segmenter_timeout, segmenter_python, on)
     segmenters = {"plain": open_segmenter(segmenter or bundled_segmenter(), chosen, *foreign)}
     if dropout is not None:
-        segmenters["dropout"] = load_segmenter(dropout)
+        segmenters["dropout"] = load_segmenter(dropout, on)
     unknown = require_unseen(segmenters, chosen)
     sequences = segmenters["plain"].sequences
     correlated = correlations([s for s in studies if s.subject in wanted.train], sequences)
@@ -219,7 +223,7 @@ def cross_center(
         known = set(own.training["subjects"])
         chosen = [s for s in studies if s.subject in wanted.subjects and s.subject not in known]
     else:
-        chosen = _of_part(studies, wanted, part, cohort)
+        chosen = studies_of_part(studies, wanted, part, cohort)
         require_unseen({"cross-center": own}, chosen)
     settings = {
         "home": homes[0],
@@ -277,7 +281,7 @@ def bundled_segmenter() -> Path:
     return path
 
 
-def _of_part(studies: "Sequence[Study]", drawn: "Draw", part: str, cohort: Path) -> "list[Study]":
+def studies_of_part(studies: "Sequence[Study]", drawn: "Draw", part: str, cohort: Path) -> "list[Study]":
     """Subjects of a part of the draw, at least one."""
     subjects = {"selection": drawn.selection, "test": drawn.test, "all": drawn.subjects}[part]
     chosen = [study for study in studies if study.subject in subjects]

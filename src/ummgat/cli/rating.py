@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.evaluation import _of_part
+from ummgat.cli.evaluation import studies_of_part
 from ummgat.cli.models import bundled
 from ummgat.cli.terminal import Overwrite, app, command, errors, print_table, progress, say
 
@@ -41,7 +41,7 @@ def make(
 
     require_new(out, overwrite)
     trained = load_model(model or bundled())
-    studies = _of_part(load_cohort(cohort), load_draw(draw), part, cohort)
+    studies = studies_of_part(load_cohort(cohort), load_draw(draw), part, cohort)
     with progress("making images") as update:
         chosen = select_images(trained, studies, n, seed, sources, progress=lambda done, all_: update(done, all_, ""))
     write_rows(out / "key.csv", chosen.key)

@@ -9,6 +9,8 @@ import typer
 from ummgat.cli.terminal import comma_list, say
 
 if TYPE_CHECKING:
+    import torch
+
     from ummgat.segment.load import AnySegmenter
     from ummgat.study import Study
 
@@ -37,6 +39,7 @@ def open_segmenter(
     orientation: str | None,
     timeout_s: float,
     python: Path | None,
+    device: "torch.device",
 ) -> "AnySegmenter":
     """Load the segmenter at `path` for studies on one voxel size, and print what its channels are taken for."""
     from ummgat.segment.foreign import ForeignSegmenter
@@ -46,7 +49,7 @@ def open_segmenter(
     spacing = studies[0].grid.spacing_mm[0]
     for study in studies:
         require_spacing(study, spacing)
-    found = load_any(path, spacing, trust, timeout_s, comma_list(sequences), orientation, python)
+    found = load_any(path, spacing, trust, timeout_s, comma_list(sequences), orientation, python, device)
     if isinstance(found, ForeignSegmenter):
         say(f"Foreign segmenter, given {', '.join(found.sequences)} at {spacing:g} mm: {path}")
         say("Its training subjects are unknown: whether it has seen those it is tested on cannot be checked.")

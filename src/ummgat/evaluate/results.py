@@ -59,7 +59,7 @@ def opened_results(folder: Path, settings: Mapping[str, Any]) -> Iterator[Result
     """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder):
-        _same_settings(folder / "settings.json", dict(settings))
+        same_settings(folder / "settings.json", dict(settings))
         yield ResultsFile(folder / "results.csv")
 
 
@@ -172,7 +172,8 @@ def read_results(path: Path) -> list[Row]:
         return list(reader)
 
 
-def _same_settings(path: Path, settings: dict[str, Any]) -> None:
+def same_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write settings where there are none; ValueError if there are others."""
     if not path.is_file():
         write_json(path, settings)
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from ummgat.segment.unet import UnetSegmenter, load_segmenter
 
@@ -69,7 +70,7 @@ class CrossFitted:
         return found[0]
 
 
-def load_folds(folder: Path) -> CrossFitted:
+def load_folds(folder: Path, device: torch.device | None = None) -> CrossFitted:
     """Read `fold1/segmenter.safetensors` and so on, as `ummgat train-segmenter --folds` writes them.
 
     Raises
@@ -83,7 +84,7 @@ def load_folds(folder: Path) -> CrossFitted:
             f"Segmenter is missing: {folder}. Found no fold*/{FILE}; expected the folder of `ummgat train-segmenter "
             "--folds`, or a segmenter file. Choose one of these."
         )
-    members = tuple(load_segmenter(path) for path in paths)
+    members = tuple(load_segmenter(path, device) for path in paths)
     alike = len({(m.sequences, m.regions, m.training.get("folds")) for m in members}) == 1
     held = [s for m in members for s in m.training.get("held_out", ())]
     if not alike or members[0].training.get("folds") != len(members) or len(set(held)) < len(held):

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
+
 from ummgat.segment.folds import CrossFitted, load_folds
 from ummgat.segment.foreign import ForeignSegmenter, open_foreign
 from ummgat.segment.unet import UnetSegmenter, load_segmenter
@@ -58,6 +60,7 @@ def load_any(
     sequences: Sequence[str] | None = None,
     orientation: str | None = None,
     python: Path | None = None,
+    device: torch.device | None = None,
 ) -> AnySegmenter:
     """Load a segmenter of any kind.
 
@@ -70,6 +73,8 @@ def load_any(
         Let a foreign model run: its files can hold code.
     timeout_s, sequences, orientation, python
         Of a foreign model, see `open_foreign`.
+    device : torch.device, optional
+        Of an own one; foreign ones choose for themselves.
 
     Raises
     ------
@@ -78,7 +83,7 @@ def load_any(
     """
     kind = kind_of(path)
     if kind in ("own", "folds"):
-        return SEGMENTERS[kind](path)
+        return SEGMENTERS[kind](path, device)
     if not trust:
         raise ValueError(
             f"Segmenter is not trusted: {path}. Found a foreign model ({kind}), whose files can run any code as you; expected "

@@ -1,0 +1,90 @@
+"""The command that looks at the images themselves."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ummgat.cli.evaluation import bundled_segmenter, studies_of_part
+from ummgat.cli.models import bundled
+from ummgat.cli.segmenters import require_unseen
+from ummgat.cli.terminal import comma_list, command, progress, say
+
+
+@command
+def quality(
+    cohort: Annotated[Path, typer.Argument(help="Prepared cohort with labels and all sequences.")],
+    out: Annotated[Path, typer.Argument(help="Folder, best that of `ummgat evaluate`: `ummgat report` shows both.")],
+    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: it says who is a test subject.")],
+    model: Annotated[Path | None, typer.Option(help="Generative model. Default: the bundled one.")] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model to stand beside it: no-lam=FILE. May be repeated."),
+    ] = None,
+    segmenter: Annotated[Path | None, typer.Option(help="Own segmenter. Default: the bundled one.")] = None,
+    part: Annotated[
+        Literal["selection", "test"], typer.Option(help="Whom to measure; choose nothing by test.")
+    ] = "test",
+    parts: Annotated[str, typer.Option(help="What to measure.")] = "directions,distances,enhancement,codes,pictures",
+    across: Annotated[
+        bool, typer.Option("--across", help="Distances of translations to other centers too: takes longer.")
+    ] = False,
+    inception: Annotated[
+        Path | None, typer.Option(help="pt_inception-2015-12-05-6726825d.pth, for FID; without it there is none.")
+    ] = None,
+) -> None:
+    """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make pictures."""
+    from ummgat.draw import load_draw
+    from ummgat.evaluate.features import inception_fid, random_convolutions, segmenter_bottleneck
+    from ummgat.evaluate.images import measure_images
+    from ummgat.segment.unet import load_segmenter
+    from ummgat.study import load_cohort, require_spacing
+    from ummgat.weights import load_model
+
+    main = load_model(model or bundled())
+    models = {"model": main} | {name: load_model(path) for name, path in _beside(beside or []).items()}
+    own = load_segmenter(segmenter or bundled_segmenter())
+    chosen = studies_of_part(load_cohort(cohort), load_draw(draw), part, cohort)
+    for study in chosen:
+        require_spacing(study, main.config.data.spacing_mm)
+    require_unseen({"segmenter": own}, chosen)
+    extractors = [segmenter_bottleneck(own), random_convolutions()]
+    if inception is not None:
+        extractors.insert(0, inception_fid(inception))
+    settings = {
+        "models": {name: m.hash for name, m in models.items()},
+        "segmenter": own.hash,
+        "part": part,
+        "subjects": [s.subject for s in chosen],
+        "features": [e.name for e in extractors],
+        "across": across,
+    }
+    with progress("measuring") as update:
+        left_out = measure_images(
+            models,
+            own,
+            chosen,
+            out,
+            settings,
+            extractors,
+            comma_list(parts) or (),
+            not across,
+            lambda what, done, n: update(done, n, what),
+        )
+    for reason in left_out:
+        say(f"Left out: {reason}")
+    say(f"Measured the images of {len(chosen)} {part} subjects: {out}")
+
+
+def _beside(given: list[str]) -> dict[str, Path]:
+    """Read no-lam=FILE."""
+    told: dict[str, Path] = {}
+    for part in given:
+        name, equals, path = part.partition("=")
+        if not equals or not name or name == "model" or name in told:
+            raise ValueError(
+                f"Model is not clear: --beside. Found {part!r}; expected a name of its own and a file, as no-lam=FILE. "
+                "Correct it."
+            )
+        told[name] = Path(path)
+    return told
