@@ -7,6 +7,7 @@ import json
 import re
 import struct
 from collections import Counter
+from itertools import pairwise
 
 import matplotlib.image
 import numpy as np
@@ -79,6 +80,8 @@ def test_order_follows_the_seed_and_is_no_pattern():
     slots = plan(CHOICES, CENTERS, PLANES, 36, seed=0)
     assert slots == plan(CHOICES, CENTERS, PLANES, 36, seed=0)
     assert slots != plan(CHOICES, CENTERS, PLANES, 36, seed=1)
+    subjects = [s.subject for s in slots]
+    assert sum(a == b for a, b in pairwise(subjects)) < 12  # in blocks by subject it would be 29
     truths = [[s.is_real for s in plan(CHOICES, CENTERS, PLANES, 36, seed=i)] for i in range(200)]
     assert np.abs(np.mean(truths, axis=0) - 0.5).max() < 0.15  # no place on the page tells
 
@@ -303,14 +306,14 @@ def reading(tmp_path, **how):
 
 
 def test_scores_are_those_one_counts_by_hand(tmp_path):
-    row, t1, t2 = reader_rows(KEY, [reading(tmp_path, answers="rrrggg", qualities="535241")])
+    row, t1, t2 = reader_rows(KEY, [reading(tmp_path, answers="rrrgrg", qualities="535241")])
     assert (row["sequence"], t1["sequence"], t2["sequence"]) == ("all", "t1", "t2")
     assert (row["n"], t1["n"], t2["n"]) == (6, 4, 2)
-    assert row["accuracy"] == pytest.approx(4 / 6)
+    assert row["accuracy"] == pytest.approx(5 / 6)
     assert row["sensitivity"] == pytest.approx(2 / 3)  # of images 2, 4, 6 the last two
-    assert row["specificity"] == pytest.approx(2 / 3)  # of images 1, 3, 5 the first two
-    assert row["p_guessing"] == pytest.approx(0.6875)
-    assert (t1["accuracy"], t2["accuracy"]) == (0.5, 1.0)
+    assert row["specificity"] == 1.0
+    assert row["p_guessing"] == pytest.approx(14 / 64)
+    assert (t1["accuracy"], t2["accuracy"]) == (0.75, 1.0)
     assert (row["quality_real"], row["quality_generated"]) == (5.0, 2.0)
     assert row["real_rated_higher"] == 1.0
 

@@ -20,8 +20,8 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """One per sequence, so that colour is never alone."""
 
-FILLS = ("full", "none", "left", "bottom")
-"""One per center, in order of appearance."""
+FILLS = ("full", "white", "left", "bottom")
+"""One per center, in order of appearance: full, an outline, halves."""
 
 NEIGHBOURS = 15
 
@@ -144,12 +144,9 @@ def _style(name: str, centers: list[str]) -> dict[str, Any]:
     """Colour and marker say the sequence, the filling says the center."""
     domain = Domain.parse(name)
     i = SEQUENCES.index(domain.sequence)
-    return {
-        "color": COLORS[i],
-        "marker": MARKERS[i],
-        "fillstyle": FILLS[centers.index(domain.center) % len(FILLS)],
-        "markerfacecoloralt": "white",
-    }
+    fill = FILLS[centers.index(domain.center) % len(FILLS)]
+    style = {"color": COLORS[i], "marker": MARKERS[i], "markerfacecoloralt": "white"}
+    return style | ({"markerfacecolor": "white"} if fill == "white" else {"fillstyle": fill})
 
 
 def _by_domain(
@@ -161,10 +158,12 @@ def _by_domain(
 ) -> None:
     lesion = np.zeros(len(names), bool) if is_lesion is None else is_lesion
     for name in sorted(np.unique(names), key=_order):
+        style = _style(str(name), centers)
         for edge in (False, True):
             own = points[(names == name) & (lesion == edge)]
-            extra: dict[str, Any] = {"markeredgecolor": "black"} if edge else {}
-            axes.plot(*own.T, ls="", ms=5, mew=0.8, alpha=0.75, **_style(str(name), centers), **extra)
+            if edge:  # the same shape in black, larger, behind
+                axes.plot(*own.T, ls="", ms=8, color="black", marker=style["marker"])
+            axes.plot(*own.T, ls="", ms=5, mew=0.8, alpha=1.0 if edge else 0.75, **style)
 
 
 def _by_kind(axes: Axes, points: NDArray[np.float64], kinds: NDArray[np.str_]) -> None:
