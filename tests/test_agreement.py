@@ -13,7 +13,7 @@ from ummgat.evaluate.agreement import (
     kappa_of,
     mann_whitney,
     squared,
-    wilson,
+    share,
 )
 
 
@@ -23,13 +23,13 @@ from ummgat.evaluate.agreement import (
 )
 def test_wilson_gives_newcombes_table(k, n, low, high):
     """Newcombe 1998, Table I, method 3."""
-    share = wilson(k, n)
-    assert (share.low, share.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
-    assert (share.value, share.k, share.n) == (k / n, k, n)
+    found = share(k, n)
+    assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert (found.value, found.k, found.n) == (k / n, k, n)
 
 
 def test_nothing_rated_has_no_share_and_no_p():
-    assert np.isnan(wilson(0, 0).value)
+    assert np.isnan(share(0, 0).value)
     assert guessing_p(0, 0) is None
 
 

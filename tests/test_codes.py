@@ -14,7 +14,7 @@ from ummgat.evaluate.code_figures import code_figure, flatten
 from ummgat.evaluate.codes import Codes, Encoded, collect, vector_rows
 from ummgat.evaluate.directions import write_rows
 from ummgat.evaluate.separation import neighbours, scaled, separation, silhouette, vote
-from ummgat.report import code_figures
+from ummgat.evaluate import code_figures
 from ummgat.weights import load_model
 
 

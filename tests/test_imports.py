@@ -32,9 +32,6 @@ LAYERS = (
 )
 """Modules and packages of ummgat. Each may import from rows above its own, and within itself. A new one belongs here."""
 
-OPTIONAL = {"segment.worker": {"onnxruntime", "nnunetv2"}}
-"""What a foreign model's process imports, after looking whether it is there."""
-
 WITHOUT_TORCH = (
     "ummgat",
     "ummgat.study",
@@ -49,8 +46,8 @@ WITHOUT_TORCH = (
 )
 
 
-OPTIONAL = {"evaluate.code_figures": {"umap"}}
-"""Module → packages of an extra that it uses if they are there; a test of its own shows that it works without them."""
+OPTIONAL = {"evaluate.code_figures": {"umap"}, "segment.worker": {"onnxruntime", "nnunetv2"}}
+"""Module → packages of an extra that it uses if they are there; tests of their own show what happens without them."""
 
 
 def sources():

@@ -79,7 +79,10 @@ def test_friedman_takes_the_subjects_that_have_all():
     rows += rows_of("matched", [0.3, 0.4, 0.5])
     table = cells(rows)
     found = friedman_of(table, "t2", "WT", [c.treatment for c in table])
-    assert found.mean_ranks == {"copy t1": 1, "generate t1": 2, "matched t1": 3}
+    assert found.test.mean_ranks == {"copy t1": 1, "generate t1": 2, "matched t1": 3}
+    assert found.n == 3  # the copy's fourth subject has no matched one
+    assert found.means["copy t1"] == pytest.approx(0.2)
+    assert found.effect("generate t1", "copy t1") == pytest.approx(1)  # 0.1 over 0.1, the spread of each
     assert friedman_of(table, "t2", "TC", [c.treatment for c in table]) is None
 
 

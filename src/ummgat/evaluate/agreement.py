@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ummgat.evaluate.statistics import wilson
+
 Ratings = NDArray[np.int64]
 
 RESAMPLES = 2000
@@ -32,20 +34,19 @@ class Estimate(NamedTuple):
     """Resamples in which the statistic exists; the interval rests on these."""
 
 
-def wilson(k: int, n: int) -> Share:
+def share(k: int, n: int) -> Share:
     """Share with its Wilson interval, without continuity correction.
 
     Source: Wilson 1927; Newcombe 1998, method 3.
 
     Examples
     --------
-    >>> [round(v, 4) for v in wilson(81, 263)[1:3]]
+    >>> [round(v, 4) for v in share(81, 263)[1:3]]
     [0.2553, 0.3662]
     """
     if n == 0:
         return Share(float("nan"), float("nan"), float("nan"), 0, 0)
-    interval = stats.binomtest(k, n).proportion_ci(method="wilson")
-    return Share(k / n, float(interval.low), float(interval.high), k, n)
+    return Share(k / n, *wilson(k, n), k, n)
 
 
 def guessing_p(k: int, n: int) -> float | None:

@@ -18,7 +18,7 @@ from ummgat.evaluate.agreement import (
     kappa_of,
     mann_whitney,
     squared,
-    wilson,
+    share,
 )
 from ummgat.evaluate.rating import KEY_COLUMNS
 from ummgat.files import read_json
@@ -181,8 +181,8 @@ def reader_rows(key: Sequence[dict[str, str]], readings: Sequence[Reading]) -> l
                 ("sensitivity", here & truth),
                 ("specificity", here & ~truth),
             ):
-                share = wilson(int(right[region].sum()), int(region.sum()))
-                row |= {what: share.value, f"{what}_low": share.low, f"{what}_high": share.high}
+                found = share(int(right[region].sum()), int(region.sum()))
+                row |= {what: found.value, f"{what}_low": found.low, f"{what}_high": found.high}
             row["p_guessing"] = guessing_p(int(right[here].sum()), int(here.sum()))
             real, fake = (reading.quality[here & kind].astype(float) for kind in (~truth, truth))
             shift = mann_whitney(real, fake)
