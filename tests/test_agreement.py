@@ -12,8 +12,8 @@ from ummgat.evaluate.agreement import (
     icc,
     kappa_of,
     mann_whitney,
-    squared,
     share,
+    squared,
 )
 
 

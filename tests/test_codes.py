@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from ummgat.evaluate import code_figures
 from ummgat.evaluate.code_figures import code_figure, flatten
 from ummgat.evaluate.codes import Codes, Encoded, collect, vector_rows
 from ummgat.evaluate.directions import write_rows
 from ummgat.evaluate.separation import neighbours, scaled, separation, silhouette, vote
-from ummgat.evaluate import code_figures
 from ummgat.weights import load_model
 
 

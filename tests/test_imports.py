@@ -26,6 +26,7 @@ LAYERS = (
     ("generate", "train"),
     ("completion", "evaluate"),
     ("report",),
+    ("demo_report",),
     ("demo",),
     ("cli",),
     ("__main__",),

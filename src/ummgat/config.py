@@ -58,6 +58,9 @@ class LossConfig(_Section):
     style: float = Field(1.0, ge=0)
     cycle: float = Field(1.0, ge=0)
     lesion: float = Field(1.0, ge=0, description="lesion-aware module; 0 switches it off")
+    lesion_apart: bool = Field(
+        False, description="ablation that the paper rejected: translate lesion and rest apart and join them"
+    )
     structure: float = Field(0.0, ge=0, description="local structure kept, contrast free; not in the paper")
     detail: float = Field(0.0, ge=0, description="as much local detail as a real image has; not in the paper")
     relation: float = Field(0.0, ge=0, description="likeness to the population's intensity curves; not in the paper")

@@ -1,4 +1,4 @@
-"""The main job from nothing, in minutes: phantom → prepare → train → complete → measure → pictures.
+"""The main job from nothing, in minutes: phantom → prepare → train → complete → measure → report.
 
 The phantom knows the truth that the training never sees: one sequence per patient, two centers, nothing paired.
 """
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ummgat.completion import complete
 from ummgat.config import Config, load_config
+from ummgat.demo_report import demo_report
 from ummgat.domain import Domain
 from ummgat.draw import make_draw
 from ummgat.evaluate.directions import Row, count_wins, direction_table, measure, medians, substitutes_for, write_rows
@@ -49,7 +50,7 @@ def run_demo(
     Parameters
     ----------
     out : Path
-        New folder; gets phantom/, cohort/, truth/, run/, completed/, pictures and tables.
+        New folder; gets phantom/, cohort/, truth/, run/, completed/, evaluation/, report/, pictures and tables.
     seed : int
     iterations : int, optional
         Of training; default as preset `tiny` says.
@@ -58,30 +59,49 @@ def run_demo(
     console : Console
     """
     require_new(out, overwrite)
-    for name in ("run", "incomplete", "completed"):  # a run of other settings could not be gone on with
+    for name in (
+        "run",
+        "incomplete",
+        "completed",
+        "segmenter",
+        "evaluation",
+        "report",
+    ):  # a run of other settings could not be gone on with
         shutil.rmtree(out / name, ignore_errors=True)
     began = time.monotonic()
     config = load_config("tiny")
     update = {"seed": seed} | ({"iterations": iterations} if iterations else {})
     config = config.model_copy(update={"train": config.train.model_copy(update=update)})
-    console.print("[bold]1/5[/] Writing a phantom cohort: two centers, 18 training patients with one sequence each")
+    console.print("[bold]1/6[/] Writing a phantom cohort: two centers, 18 training patients with one sequence each")
     write_phantom(out / "phantom", PhantomConfig(**(PHANTOM.model_dump() | {"seed": seed})), overwrite=overwrite)
-    console.print("[bold]2/5[/] Preparing it")
+    console.print("[bold]2/6[/] Preparing it")
     cohort, truth = _prepare(out, config, overwrite)
-    console.print("[bold]3/5[/] Training without pairs")
+    console.print("[bold]3/6[/] Training without pairs")
     model = _train(out, config, cohort, seed, console)
-    console.print("[bold]4/5[/] Completing a test patient of whom only the T1 is left")
+    console.print("[bold]4/6[/] Completing a test patient of whom only the T1 is left")
     split = json.loads((out / "phantom" / "split.json").read_text())
     truths = {study.subject: study for study in truth}
     tests = [study for study in cohort if study.subject in split["test"]]
     trust = _complete_one(out, model, tests[0], truths[tests[0].subject], overwrite)
-    console.print("[bold]5/5[/] Measuring against the truth that training never saw")
+    console.print("[bold]5/6[/] Measuring against the truth that training never saw")
     rows = measure(model, tests, truths)
     summary = medians(rows)
     write_rows(out / "directions.csv", rows)
     write_text(out / "directions.md", direction_table(summary, "A"))
     _pictures(out, model, tests[0], truths[tests[0].subject])
     console.print(_table(summary))
+    console.print("[bold]6/6[/] Does it help a segmenter? Every way to lack sequences, every substitute")
+    parts = {"training": split["train"], "test": split["test"]}
+    with _bar(console) as progress:
+        task = progress.add_task("", total=1)
+        page = demo_report(
+            out,
+            model,
+            {name: [truths[s] for s in subjects] for name, subjects in parts.items()},
+            seed,
+            lambda what, done, n: progress.update(task, description=what, completed=done, total=n),
+        )
+    console.print(f"Report, with every table and figure: {page}")
     return _verdict(summary, trust, out, time.monotonic() - began, console)
 
 
@@ -98,13 +118,7 @@ def _prepare(out: Path, config: Config, overwrite: bool) -> tuple[list[Study], l
 
 def _train(out: Path, config: Config, cohort: list[Study], seed: int, console: Console) -> TrainedModel:
     draw = make_draw(cohort, "strict", seed, split_file=out / "phantom" / "split.json")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with _bar(console) as progress:
         task = progress.add_task("training", total=config.train.iterations)
         train(
             config,
@@ -115,6 +129,16 @@ def _train(out: Path, config: Config, cohort: list[Study], seed: int, console: C
             on_step=lambda step, parts, seconds: progress.update(task, completed=step),
         )
     return load_model(out / "run" / "model.safetensors")
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
 
 
 def _complete_one(out: Path, model: TrainedModel, study: Study, truth: Study, overwrite: bool) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ummgat.config import LossConfig
-from ummgat.model.masked import brain_mask
+from ummgat.model.masked import BACKGROUND, brain_mask
 from ummgat.model.networks import Networks
 from ummgat.model.tone import along_curve
 
@@ -111,6 +111,34 @@ def target_of(nets: Networks, batch: Tensors, kind: Pass, weights: LossConfig) -
     if kind == "latent":
         return Target(nets.mapper(batch.z[0], batch.y_trg), codes, None)
     return Target(codes[n : 2 * n], codes[:n], codes[2 * n :] if with_lesion else None)
+
+
+def translated(
+    nets: Networks, batch: Tensors, x: Tensor, code: Tensor, source: Tensor, mask: Tensor, apart: bool = False
+) -> Tensor:
+    """G(x, code); or, for the ablation `loss.lesion_apart`, lesion and rest translated apart and joined.
+
+    Parameters
+    ----------
+    x : Tensor (batch, 1, height, width)
+        Images that show the anatomy of `batch.x_src`: its lesion masks count.
+    mask : Tensor like x
+        Brain.
+
+    Notes
+    -----
+    Neither part sees the other, which is what the ablation is about. Slices without a lesion are translated whole.
+    """
+    if not apart:
+        return nets.generator(x, code, source, mask, batch.origin)
+    cut = batch.lesion_src * mask
+    rest = nets.generator(torch.where(cut > 0, BACKGROUND, x), code, source, mask * (1 - cut), batch.origin)
+    has = cut.flatten(1).any(1)
+    if not bool(has.any()):
+        return rest
+    inside = torch.where(cut[has] > 0, x[has], BACKGROUND)
+    lesion = nets.generator(inside, code[has], source[has], cut[has], batch.origin)
+    return rest.index_put((has,), torch.where(cut[has] > 0, lesion, rest[has]))
 
 
 def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> Tensor:
@@ -287,7 +315,7 @@ def generator_loss(
     total = total + weights.style * loss_sty
     parts["style"] = loss_sty.item()
     if terms.cycle > 0:
-        x_rec = nets.generator(x_fake, target.source, target.code.detach(), mask, batch.origin)
+        x_rec = translated(nets, batch, x_fake, target.source, target.code.detach(), mask, weights.lesion_apart)
         # Mean over the image, as the paper writes it; background contributes exactly 0.
         loss_cyc = (batch.x_src - x_rec).abs().mean()
         total = total + terms.cycle * loss_cyc
@@ -308,7 +336,8 @@ def generator_loss(
         total = total + weights.lesion * lesion
         parts["lesion"] = lesion.item()
     if weights.diversity > 0 and kind == "latent":
-        other = nets.generator(batch.x_src, nets.mapper(batch.z[1], batch.y_trg), target.source, mask, batch.origin)
+        code = nets.mapper(batch.z[1], batch.y_trg)
+        other = translated(nets, batch, batch.x_src, code, target.source, mask, weights.lesion_apart)
         spread = (x_fake - other.detach()).abs().mean()
         total = total - weights.diversity * spread
         parts["diversity"] = spread.item()

@@ -25,6 +25,7 @@ from ummgat.losses import (
     discriminator_loss,
     generator_loss,
     target_of,
+    translated,
 )
 from ummgat.model.masked import brain_mask
 from ummgat.model.networks import Networks
@@ -144,7 +145,8 @@ class Step:
         return parts | self._generate(batch, kind, target, x_fake, cycle, step)
 
     def _translate(self, batch: Tensors, target: Target) -> Tensor:
-        return self.nets.generator(batch.x_src, target.code, target.source, brain_mask(batch.x_src), batch.origin)
+        mask, apart = brain_mask(batch.x_src), self.config.loss.lesion_apart
+        return translated(self.nets, batch, batch.x_src, target.code, target.source, mask, apart)
 
     def _discriminate(self, batch: Tensors, x_fake: Tensor, r1_weight: float) -> Parts:
         """D learns."""

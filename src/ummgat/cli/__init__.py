@@ -12,4 +12,15 @@ from ummgat.cli import (  # registers the commands, in the order of --help
 )
 from ummgat.cli.terminal import app, main, message_of
 
-__all__ = ["app", "cohorts", "evaluation", "main", "message_of", "models", "quality", "rating", "segmenter_training"]
+__all__ = [
+    "app",
+    "cohorts",
+    "comparing",
+    "evaluation",
+    "main",
+    "message_of",
+    "models",
+    "quality",
+    "rating",
+    "segmenter_training",
+]

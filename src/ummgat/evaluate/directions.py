@@ -14,6 +14,7 @@ from ummgat.domain import Domain
 from ummgat.files import csv_text, write_text
 from ummgat.matching import match_histogram
 from ummgat.metrics import flicker, gradient_energy, image_scores, ssim_map
+from ummgat.slice_profile import settled
 from ummgat.study import Study
 from ummgat.translate import translate_volume
 from ummgat.weights import TrainedModel
@@ -27,18 +28,41 @@ Row = dict[str, Any]
 Volume = NDArray[np.uint8]
 
 
-def generated(model: TrainedModel, source: Volume, domain: Domain, target: Domain, mode: str) -> Volume:
-    """Translate `source` (plane, row, column) of `domain` to `target`."""
+def generated(
+    model: TrainedModel,
+    source: Volume,
+    domain: Domain,
+    target: Domain,
+    mode: str,
+    lesion: NDArray[np.bool_] | None = None,
+) -> Volume:
+    """Translate `source` (plane, row, column) of `domain` to `target`.
+
+    A model of the ablation `loss.lesion_apart` translates lesion and rest apart where it is given the lesion, which no user
+    has before segmentation: what it gains by that favours it.
+    """
     code, own = (model.codes[mode][model.table.index(d)] for d in (target, domain))
-    return translate_volume(model.nets.generator, source, code, own, float(model.flickers[model.table.index(target)]))
+    flicker = float(model.flickers[model.table.index(target)])
+    if lesion is None or not model.config.loss.lesion_apart or not lesion.any():
+        return translate_volume(model.nets.generator, source, code, own, flicker)
+    rest, inside = (
+        translate_volume(model.nets.generator, np.where(part, source, 0).astype(np.uint8), code, own)
+        for part in (~lesion, lesion)
+    )
+    return settled(np.where(lesion, inside, rest), flicker)
 
 
 def substitutes_for(
-    model: TrainedModel, source: Volume, domain: Domain, target: Domain, mode: str
+    model: TrainedModel,
+    source: Volume,
+    domain: Domain,
+    target: Domain,
+    mode: str,
+    lesion: NDArray[np.bool_] | None = None,
 ) -> dict[str, Volume]:
     """What can stand in for a missing `target` when `source` (plane, row, column) of `domain` is there."""
     return {
-        "generated": generated(model, source, domain, target, mode),
+        "generated": generated(model, source, domain, target, mode, lesion),
         "matched": match_histogram(source, model.histograms[model.table.index(target)]),
         "copied": source,
         "empty": np.zeros_like(source),
@@ -84,7 +108,7 @@ def measure(
                 if target == source or target not in truth.sequences:
                     continue
                 true = np.array(truth.volume(target))
-                stand_ins = substitutes_for(model, voxels, domain, Domain(study.center, target), mode)
+                stand_ins = substitutes_for(model, voxels, domain, Domain(study.center, target), mode, lesion)
                 for name, image in stand_ins.items():
                     for row in _score(image, true, lesion):
                         about = {"subject": study.subject, "center": study.center, "source": source, "target": target}

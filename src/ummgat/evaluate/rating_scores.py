@@ -17,8 +17,8 @@ from ummgat.evaluate.agreement import (
     icc,
     kappa_of,
     mann_whitney,
-    squared,
     share,
+    squared,
 )
 from ummgat.evaluate.rating import KEY_COLUMNS
 from ummgat.files import read_json

@@ -1,0 +1,54 @@
+"""The command that sets training runs side by side."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ummgat.cli.evaluation import bundled_segmenter, studies_of_part
+from ummgat.cli.segmenters import require_unseen
+from ummgat.cli.terminal import command, print_table, progress, say
+
+
+@command
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of `ummgat train`, two or more, of one draw.")],
+    data: Annotated[Path, typer.Option(help="Prepared cohort with labels and all sequences.")],
+    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: it says who is who.")],
+    out: Annotated[Path, typer.Option(help="Folder for comparison.csv. The same command again goes on where it was.")],
+    segmenter: Annotated[Path | None, typer.Option(help="Own segmenter. Default: the bundled one.")] = None,
+    part: Annotated[
+        Literal["selection", "test"], typer.Option(help="Whom to measure; choose nothing by test.")
+    ] = "selection",
+) -> None:
+    """Tabulate runs that differ in settings: errors, distances and Dice on the same subjects, for ablations."""
+    from ummgat.draw import load_draw
+    from ummgat.evaluate.comparison import compare_runs
+    from ummgat.evaluate.features import segmenter_bottleneck
+    from ummgat.segment.unet import load_segmenter
+    from ummgat.study import load_cohort
+
+    names = [run.resolve().name for run in runs]
+    if len(runs) < 2 or len(set(names)) < len(names):
+        raise ValueError(
+            f"Runs cannot be compared. Found {', '.join(names)}; expected two or more folders with names of their own. "
+            "Rename them."
+        )
+    own = load_segmenter(segmenter or bundled_segmenter())
+    chosen = studies_of_part(load_cohort(data), load_draw(draw), part, data)
+    require_unseen({"segmenter": own}, chosen)
+    settings = {"segmenter": own.hash, "part": part, "subjects": [s.subject for s in chosen]}
+    with progress("comparing") as update:
+        rows = compare_runs(
+            dict(zip(names, runs, strict=True)),
+            chosen,
+            own,
+            segmenter_bottleneck(own),
+            out,
+            settings,
+            lambda what, done, n: update(done, n, what),
+        )
+    print_table(rows)
+    say(
+        f"Dice: generated / copied / complete, single sequences missing. n = {len(chosen)} {part} subjects: {out / 'comparison.csv'}"
+    )
