@@ -24,6 +24,7 @@ from ummgat.losses import (
     relation_loss,
     structure_loss,
     target_of,
+    translated,
 )
 from ummgat.model.codes import unit
 from ummgat.model.networks import Networks, build_networks
@@ -553,3 +554,41 @@ def test_weight_of_the_lesion_loss_on_two_processes_adds_up_to_that_on_one():
         part = Tensors(*(t[own] for t in batch[:6]), batch.z[:, own], lesion_pairs=batch.lesion_pairs / 2)
         shares.append(of_generator(nets, part, "reference", weights()).lesion.item())
     assert whole == pytest.approx((shares[0] + shares[1]) / 2, rel=1e-5)
+
+
+# ---------------------------------------------------------------- lesion and rest apart (ablation)
+
+
+class Echo(nn.Module):
+    """Adds to every image what it sees of brain: so parts that were translated apart differ from a whole."""
+
+    def forward(self, x, code, source, mask, origin):
+        return torch.where(mask > 0, (x * mask).sum((1, 2, 3), keepdim=True), -1.0)
+
+
+def test_apart_neither_part_sees_the_other_and_slices_without_lesion_stay_whole():
+    batch = make_batch(3, lesions=[1])
+    mask = (batch.x_src > -1).float()
+    nets, codes = SimpleNamespace(generator=Echo()), torch.zeros(3, 4)
+    whole = translated(nets, batch, batch.x_src, codes, codes, mask)
+    apart = translated(nets, batch, batch.x_src, codes, codes, mask, apart=True)
+    for i in (0, 2):
+        torch.testing.assert_close(apart[i], whole[i])
+    cut, inside = (batch.lesion_src * mask)[1] > 0, mask[1] > 0
+    x = batch.x_src[1]
+    torch.testing.assert_close(apart[1][cut], x[cut].sum().expand(int(cut.sum())))
+    rest = inside & ~cut
+    torch.testing.assert_close(apart[1][rest], x[rest].sum().expand(int(rest.sum())))
+    assert (apart[1][~inside] == -1).all()
+
+
+def test_apart_trains():
+    config = tiny_config(loss__lesion_apart=True)
+    nets = build_networks(config.model, 3, seed=0)
+    before = copy.deepcopy(nets.generator.state_dict())
+    step = Step(nets, build_optimizers(nets, config.train), config, lambda parameters: None)
+    parts = step.run(make_batch(4, lesions=[0, 2]), 0)
+    assert all(math.isfinite(v) for v in parts.values())
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before.values(), nets.generator.state_dict().values(), strict=True)
+    )

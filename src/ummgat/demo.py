@@ -94,6 +94,7 @@ def run_demo(
     parts = {"training": split["train"], "test": split["test"]}
     with _bar(console) as progress:
         task = progress.add_task("", total=1)
+        write_rows(out / "evaluation" / "directions.csv", rows)
         page = demo_report(
             out,
             model,

@@ -43,7 +43,7 @@ def image_sections(results: Path) -> list[Section]:
     ]
     rows = _read(results, "directions")
     if rows:
-        typed = [{k: _value(v) for k, v in row.items()} for row in rows]
+        typed = [{k: _value(v) for k, v in row.items() if v != ""} for row in rows]
         found.append(Section("Errors of translation", [ERRORS], {"image_errors": quality_table(medians(typed))}))
     found += _distances(results)
     rates = _read(results, "enhancement_rates")
