@@ -22,7 +22,7 @@ from ummgat.overrides import as_toml
 from ummgat.study import load_study
 
 COMMANDS = ("doctor", "phantom", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate", "report",
-            "directions", "demo")  # fmt: skip
+            "directions", "demo", "quality", "compare", "cross-center", "rate")  # fmt: skip
 FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)
 """<what>: <where>. Found <value>; expected <value>. <Next action>."""
 
@@ -516,7 +516,7 @@ def test_from_segmenter_to_report(cohort, model_path, paired, work, monkeypatch)
     assert run("report", "ev", "page", "--paper", "none").exit_code == 0
     html = (work / "page" / "report.html").read_text(encoding="utf-8")
     assert "With one subject no test is possible" in html
-    assert not re.search(r'(?:src|href)="(?!data:)', html)  # opens without a network
+    assert not re.search(r'(?:src|href)="(?!data:|#s)', html)  # opens without a network
     assert "no test possible" in html
     assert {p.suffix for p in (work / "page").iterdir()} == {".html", ".csv", ".png", ".svg", ".json"}
     refused("report", "ev", "page")  # never replaced unasked
@@ -526,6 +526,48 @@ def test_from_segmenter_to_report(cohort, model_path, paired, work, monkeypatch)
     again = ["evaluate", cohort, "other", "--draw", work / "swap.json", "--segmenter", "seg/segmenter.safetensors"]
     assert f"Found {selected}; expected none" in refused(*again, "--model", model_path)
     assert not (work / "other").exists()
+
+
+def test_quality_comparison_and_cross_center_come_from_commands(cohort, model_path, trained_run, paired, work):
+    draw, (tested, selected) = paired
+    drawn = json.loads(draw.read_text(encoding="utf-8"))
+    write_json(work / "train.json", drawn | {"train": {selected: ["t1"]}, "selection": [], "test": [tested]})
+    given = ["--data", cohort, "--draw", work / "train.json", "--out", "seg", "--spacing", "1", "--centers", "A"]
+    made = run("train-segmenter", *given, "--sequences", "t1,t1ce,t2", "--iterations", "1", "--accelerator", "cpu")
+    assert made.exit_code == 0, made.stderr
+    common = ["--draw", work / "train.json", "--segmenter", "seg/segmenter.safetensors"]
+    result = run("quality", cohort, "ev", *common, "--model", model_path, "--parts", "distances,pictures")
+    assert result.exit_code == 0, result.stderr
+    assert (work / "ev" / "distances.csv").is_file()
+    assert "Unknown part" in refused("quality", cohort, "ev", *common, "--model", model_path, "--parts", "noise")
+    assert "Model is not clear: --beside" in refused(
+        "quality", cohort, "ev", *common, "--model", model_path, "--beside", "model=x"
+    )
+    shutil.copytree(trained_run, work / "again")
+    result = run("compare", trained_run, "again", "--data", cohort, *common, "--part", "test", "--out", "compared")
+    assert result.exit_code == 0, result.stderr
+    assert len((work / "compared" / "comparison.csv").read_text(encoding="utf-8").splitlines()) == 5
+    assert "Runs cannot be compared" in refused("compare", "again", "--data", cohort, *common, "--out", "compared")
+    result = run("cross-center", cohort, "cross", *common, "--model", model_path)
+    assert result.exit_code == 0, result.stderr
+    assert f"{tested},A,A at home" in (work / "cross" / "results.csv").read_text(encoding="utf-8")
+
+
+def test_folds_come_from_the_command_and_evaluate_takes_them(cohort, model_path, paired, work):
+    draw, (tested, selected) = paired
+    drawn = json.loads(draw.read_text(encoding="utf-8"))
+    write_json(work / "two.json", drawn | {"train": {selected: ["t1"]}, "selection": [], "test": [tested]})
+    given = ["--data", cohort, "--draw", work / "two.json", "--out", "seg", "--spacing", "1", "--folds", "2"]
+    result = run("train-segmenter", *given, "--sequences", "t1,t2", "--iterations", "1", "--accelerator", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("held back: Dice") == 2
+    call = ["evaluate", cohort, "ev", "--draw", work / "two.json", "--segmenter", "seg", "--model", model_path]
+    result = run(*call, "--part", "all", "--scenarios", "none,t2")
+    assert result.exit_code == 0, result.stderr
+    assert "1 of 2 subjects are in the draw's training part" in result.stdout
+    rows = (work / "ev" / "results.csv").read_text(encoding="utf-8")
+    assert tested in rows
+    assert selected in rows
 
 
 def test_evaluate_says_what_is_missing(cohort, model_path, paired, work, monkeypatch):

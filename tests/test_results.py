@@ -27,9 +27,12 @@ def coarse(phantom, tmp_path_factory):
 
 
 def test_one_process_writes_to_a_folder(tmp_path):
-    with opened_results(tmp_path, {"a": 1}):
-        with pytest.raises(ValueError, match="Folder is in use"), opened_results(tmp_path, {"a": 1}):
-            pytest.fail("two at once")
+    with (
+        opened_results(tmp_path, {"a": 1}),
+        pytest.raises(ValueError, match="Folder is in use"),
+        opened_results(tmp_path, {"a": 1}),
+    ):
+        pytest.fail("two at once")
     with opened_results(tmp_path, {"a": 1}):
         pass
     with pytest.raises(ValueError, match=r"another evaluation.*Found other a"), opened_results(tmp_path, {"a": 2}):

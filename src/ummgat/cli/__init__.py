@@ -3,13 +3,8 @@
 What needs torch or numpy is imported inside the commands, so that --help is quick.
 """
 
-from ummgat.cli import (  # registers the commands, in the order of --help
-    cohorts,
-    evaluation,
-    models,
-    rating,
-    segmenter_training,
-)
+# Importing registers the commands, in the order of --help.
+from ummgat.cli import cohorts, comparing, evaluation, models, quality, rating, segmenter_training
 from ummgat.cli.terminal import app, main, message_of
 
 __all__ = [
