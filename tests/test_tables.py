@@ -96,3 +96,10 @@ def test_every_row_of_the_papers_first_table_has_its_like_here():
     for scenario in fixed_scenarios(FOUR):
         ours |= {(scenario.name, s.method, s.source) for s in substitutes_of(scenario, FOUR, {}, {}, FOUR)}
     assert {key[:3] for key in paper} <= ours
+
+
+def test_wins_are_counted_on_the_subjects_that_both_have():
+    """A copy's further subjects, of a center that cannot be generated, would move its median."""
+    rows = rows_of("copy", [0.5, 0.5, 0.9, 0.9, 0.9]) + rows_of("generate", [0.6, 0.6])
+    assert wins(cells(rows), "same-source") == (1, 0, 0)
+    assert wins(cells(rows), "best") == (1, 0, 0)

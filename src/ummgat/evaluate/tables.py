@@ -96,28 +96,29 @@ def paired(a: Cell, b: Cell) -> Comparison:
 def wins(table: Sequence[Cell], rival: str) -> Wins:
     """Count generated cells (every source and rule) against the copy from the same sources, or the best copy of the scenario.
 
+    Medians are over the subjects that both have: a center whose domains the model lacks has copies and nothing generated.
+
     Parameters
     ----------
     rival : "same-source" or "best"
         The best copy is the one with the highest median on these very subjects, which favours it.
     """
-    copies = {
-        (c.treatment.scenario, c.treatment.source, c.region): c.summary.median
-        for c in table
-        if c.treatment.method == "copy" and c.treatment.segmenter == "plain"
-    }
+    copies = [c for c in table if c.treatment.method == "copy" and c.treatment.segmenter == "plain"]
     counts = [0, 0, 0]
     for cell in table:
         if cell.treatment.method != "generate" or cell.treatment.segmenter != "plain":
             continue
         scenario, source, region = cell.treatment.scenario, cell.treatment.source, cell.region
-        theirs = [
-            median
-            for (s, q, r), median in copies.items()
-            if s == scenario and r == region and (rival == "best" or q == source)
+        differences = [
+            round(_median_on(cell, common), 3) - round(_median_on(copy, common), 3)
+            for copy in copies
+            if copy.treatment.scenario == scenario
+            and copy.region == region
+            and (rival == "best" or copy.treatment.source == source)
+            and (common := [s for s in cell.dice if s in copy.dice])
         ]
-        if theirs:
-            difference = round(cell.summary.median, 3) - round(max(theirs), 3)
+        if differences:
+            difference = min(differences)  # from the best of them
             counts[0 if difference > 1e-9 else 2 if difference < -1e-9 else 1] += 1
     return Wins(*counts)
 
@@ -134,6 +135,10 @@ class Methods(NamedTuple):
         """Cohen's d of `a` minus `b`, by the standard deviation pooled over all treatments; NaN where nothing varies."""
         spreads = list(self.spreads.values())
         return cohens_d(self.means[a] - self.means[b], spreads) if any(spreads) else float("nan")
+
+
+def _median_on(cell: Cell, subjects: Sequence[str]) -> float:
+    return float(np.median([cell.dice[s] for s in subjects]))
 
 
 def friedman_of(table: Sequence[Cell], scenario: str, region: str, names: Sequence[Treatment]) -> Methods | None:

@@ -32,7 +32,7 @@ ERRORS = (
 
 
 def image_sections(results: Path) -> list[Section]:
-    """Sections of whatever an evaluation folder holds of images; parts that were not measured have none."""
+    """Sections of whatever an evaluation folder holds of images; parts that were not measured have none. The first is who."""
     pictures = sorted((results / "pictures").glob("*.png"))
     found = [
         Section(
@@ -65,7 +65,7 @@ def image_sections(results: Path) -> list[Section]:
     if rest:
         note = "Generated images are not scans. Segmentations: necrotic core red, oedema green, enhancing tumour blue."
         found.append(Section("Pictures", [note], figures=rest))
-    return [section for section in found if not section.empty]
+    return found[:1] + [section for section in found[1:] if not section.empty]
 
 
 def _distances(results: Path) -> list[Section]:

@@ -20,6 +20,13 @@ from ummgat.report.scenarios import dice_table, scenario_sections
 from ummgat.report.section import Section
 from ummgat.report.shift import shift_section
 
+WHO = {
+    "test": "none trained a network, and none chose a setting",
+    "selection": "none trained a network; checkpoints and settings were chosen by them, which flatters the result",
+    "all": "each segmented by a network that never saw it",
+}
+"""Part of the draw → what its subjects have and have not done."""
+
 
 def build_report(
     results: Path,
@@ -67,8 +74,9 @@ def build_report(
         chosen = automatic(cells(_on(grid, theirs)), table)
     sections = scenario_sections(table, paper_dice(dataset) if dataset else {}, chosen)
     for other in sorted({row["grid_mm"] for row in rows} - {grid}, key=float):
-        sections.insert(1, _finer(_on(other, rows), other, grid))
-    sections += image_sections(results)
+        sections.append(_finer(_on(other, rows), other, grid))
+    who, *images = image_sections(results)
+    sections = [who, *sections, *images]
     sections += [shift_section(folder) for folder in shifts]
     subjects = sorted({s for c in table for s in c.dice})
     facts = {
@@ -85,11 +93,13 @@ def build_report(
             for region in dict.fromkeys(c.region for c in table)
         },
         "both_empty": sum(1 for row in rows if float(row["true_ml"]) == 0 == float(row["found_ml"])),
+        "who": WHO.get(settings["part"], ""),
+        "seen": len(settings.get("in_training_part", ())),
         "settings": settings,
         "version": __version__,
     }
     write_json(out / "facts.json", facts)
-    shown = [section for section in sections if not section.empty or section.notes]
+    shown = [section for section in sections if not section.empty or (section.notes and section is not who)]
     pictures = {name: _keep(out, name, figure) for section in shown for name, figure in section.figures.items()}
     for section in shown:
         for name, lines in section.tables.items():
