@@ -5,7 +5,6 @@ segmenter got them: `complete` (nothing), `matched` (histogram of A), `generate`
 scanned the same subject, which only a phantom knows). A's own subjects are the scenario `A at home`.
 """
 
-import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from ummgat.domain import Domain
-from ummgat.evaluate.results import Row, Volume, key_of, opened_results, scores
-from ummgat.evaluate.segmentation import Report, Segmenter, checked
+from ummgat.evaluate.results import Report, Row, Volume, add_each, key_of, opened_results, scores
+from ummgat.evaluate.segmentation import Segmenter, checked
 from ummgat.generate import Request, fill
 from ummgat.matching import match_histogram
 from ummgat.study import Study, require_spacing
 from ummgat.weights import TrainedModel
-
-log = logging.getLogger(__name__)
 
 
 def cross_center(
@@ -72,21 +69,12 @@ def cross_center(
         )
     for study in studies:
         require_spacing(study, model.config.data.spacing_mm)
-    report = Report()
     with opened_results(out, settings) as results:
-        for i, study in enumerate(studies):
-            try:
-                for rows in _subject_rows(
-                    segmenter, home, model, study, (scanned or {}).get(study.subject), results.done
-                ):
-                    results.add(rows)
-                report.done.append(study.subject)
-            except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
-                log.error("%s was not evaluated: %s", study.subject, error)
-                report.failed[study.subject] = str(error) or type(error).__name__
-            if progress:
-                progress(i + 1, len(studies))
-    return report
+
+        def rows_of(study: Study) -> Iterator[list[Row]]:
+            return _subject_rows(segmenter, home, model, study, (scanned or {}).get(study.subject), results.done)
+
+        return add_each(results, studies, rows_of, progress)
 
 
 def _subject_rows(

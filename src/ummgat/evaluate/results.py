@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ from ummgat.files import csv_text, exclusive, write_json, write_text
 from ummgat.metrics import dice, hd95
 from ummgat.study import REGIONS, Study
 from ummgat.volume import Grid, resample
+
+log = logging.getLogger(__name__)
 
 Volume = NDArray[np.uint8]
 
@@ -61,6 +65,36 @@ def opened_results(folder: Path, settings: Mapping[str, Any]) -> Iterator[Result
     with exclusive(folder):
         same_settings(folder / "settings.json", dict(settings))
         yield ResultsFile(folder / "results.csv")
+
+
+@dataclass
+class Report:
+    """What became of the subjects."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Subject → why."""
+
+
+def add_each(
+    results: ResultsFile,
+    studies: Sequence[Study],
+    rows_of: Callable[[Study], Iterable[list[Row]]],
+    progress: Callable[[int, int], None] | None,
+) -> Report:
+    """Add what `rows_of` gives for every study, a segmentation at a time; a study that fails leaves the others alone."""
+    report = Report()
+    for i, study in enumerate(studies):
+        try:
+            for rows in rows_of(study):
+                results.add(rows)
+            report.done.append(study.subject)
+        except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
+            log.error("%s was not evaluated: %s", study.subject, error)
+            report.failed[study.subject] = str(error) or type(error).__name__
+        if progress:
+            progress(i + 1, len(studies))
+    return report
 
 
 def key_of(row: Row) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
 """Does it help the segmenter? Every scenario and every substitute, one segmentation after another."""
 
-import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -10,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.domain import Domain
-from ummgat.evaluate.results import Row, key_of, opened_results, round_trip, scores
+from ummgat.evaluate.results import Report, Row, add_each, key_of, opened_results, round_trip, scores
 from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
 from ummgat.generate import Request, combined, fill, fusion_weights
 from ummgat.matching import match_histogram
 from ummgat.segment.folds import CrossFitted
 from ummgat.study import LABELS, Study, require_spacing
 from ummgat.weights import TrainedModel
-
-log = logging.getLogger(__name__)
 
 Volume = NDArray[np.uint8]
 
@@ -36,15 +33,6 @@ class Segmenter(Protocol):
 
     def __call__(self, images: Mapping[str, Volume]) -> Volume:
         """Images (plane, row, column) on one grid → labels on it."""
-
-
-@dataclass
-class Report:
-    """What became of the subjects."""
-
-    done: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    """Subject → why."""
 
 
 def evaluate(
@@ -112,20 +100,13 @@ def evaluate(
     told = dict(settings) | {"seed": seed} | ({"as_center": as_center} if as_center else {})
     if fine:
         told["fine_mm"] = sorted({study.grid.spacing_mm[0] for study in fine.values()})
-    report = Report()
     with opened_results(out, told) as results:
-        for i, study in enumerate(studies):
-            try:
-                task = Task(study, (fine or {}).get(study.subject), seed, as_center)
-                for rows in _subject_rows(segmenters, model, task, correlated, wanted, results.done):
-                    results.add(rows)
-                report.done.append(study.subject)
-            except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
-                log.error("%s was not evaluated: %s", study.subject, error)
-                report.failed[study.subject] = str(error) or type(error).__name__
-            if progress:
-                progress(i + 1, len(studies))
-    return report
+
+        def rows_of(study: Study) -> Iterator[list[Row]]:
+            task = Task(study, (fine or {}).get(study.subject), seed, as_center)
+            return _subject_rows(segmenters, model, task, correlated, wanted, results.done)
+
+        return add_each(results, studies, rows_of, progress)
 
 
 @dataclass(frozen=True)
