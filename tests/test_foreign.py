@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from ummgat.cli import app
-from ummgat.evaluate.segmentation import evaluate, read_results
+from ummgat.evaluate.results import read_results
+from ummgat.evaluate.segmentation import evaluate
 from ummgat.segment.describe import describe_bundle, describe_nnunet
 from ummgat.segment.load import SEGMENTERS, kind_of, load_any
 from ummgat.segment.meanings import Meaning, channel_meaning, numbered, ours, sequences_of

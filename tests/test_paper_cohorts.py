@@ -8,8 +8,9 @@ import bad_nifti as bad
 from test_segmentation import SEQUENCES as THREE
 from test_segmentation import Oracle
 from ummgat.domain import SEQUENCES
+from ummgat.evaluate.results import read_results
 from ummgat.evaluate.scenarios import scenario_names
-from ummgat.evaluate.segmentation import Substitutes, evaluate, read_results
+from ummgat.evaluate.segmentation import Substitutes, evaluate
 from ummgat.evaluate.tables import paper_dice
 from ummgat.files import read_json
 from ummgat.phantom import MENINGIOMA, TEN_DOMAIN, brats_frame, write_phantom

@@ -3,7 +3,7 @@
 import pytest
 
 from ummgat.evaluate.scenarios import fixed_scenarios, substitutes_of
-from ummgat.evaluate.tables import Treatment, automatic, cells, friedman_of, paper_dice, wins
+from ummgat.evaluate.tables import Treatment, automatic, cells, friedman_of, on_common, paper_dice, wins
 
 FOUR = ("t1", "t1ce", "t2", "flair")
 
@@ -103,3 +103,13 @@ def test_wins_are_counted_on_the_subjects_that_both_have():
     rows = rows_of("copy", [0.5, 0.5, 0.9, 0.9, 0.9]) + rows_of("generate", [0.6, 0.6])
     assert wins(cells(rows), "same-source") == (1, 0, 0)
     assert wins(cells(rows), "best") == (1, 0, 0)
+
+
+def test_pictures_set_methods_side_by_side_on_the_same_subjects():
+    table = on_common(cells(rows_of("copy", [0.1, 0.2, 0.9]) + rows_of("generate", [0.6, 0.4])))
+    assert {c.treatment.method: (c.summary.median, c.summary.n) for c in table} == {
+        "copy": (pytest.approx(0.15), 2),
+        "generate": (pytest.approx(0.5), 2),
+    }
+    apart = cells(rows_of("copy", [0.1]) + [r | {"subject": "other"} for r in rows_of("generate", [0.6])])
+    assert [c.summary.n for c in on_common(apart)] == [1, 1]

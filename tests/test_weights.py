@@ -179,7 +179,11 @@ def test_nothing_is_unpickled():
     banned = re.compile(
         r"\b(torch\.load|torch\.save|pickle\.loads?|import pickle|joblib|allow_pickle=True|eval\(|exec\()"
     )
-    assert banned.search("state = torch.load(path)")
+    # Foreign formats that have no other form: tensors alone are read, see torch's `weights_only`.
+    tensors_only = re.compile(r"torch\.load\([^()]*weights_only=True[^()]*\)")
+    assert banned.search(tensors_only.sub("", "state = torch.load(path)"))
+    assert not banned.search(tensors_only.sub("", "state = torch.load(path, weights_only=True)"))
     for source in SRC.rglob("*.py"):
-        found = banned.search(re.sub(r"\.eval\(\)", "", source.read_text(encoding="utf-8")))
+        text = tensors_only.sub("", source.read_text(encoding="utf-8"))
+        found = banned.search(re.sub(r"\.eval\(\)", "", text))
         assert not found, f"{source}: {found and found[0]}"

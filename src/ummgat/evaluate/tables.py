@@ -5,7 +5,7 @@ A cell is a scenario, a segmenter, a substitute and a region; its values are the
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import NamedTuple
 
@@ -139,6 +139,26 @@ class Methods(NamedTuple):
 
 def _median_on(cell: Cell, subjects: Sequence[str]) -> float:
     return float(np.median([cell.dice[s] for s in subjects]))
+
+
+def on_common(table: Sequence[Cell]) -> list[Cell]:
+    """The cells of the plain segmenter and its rivals in each scenario and region on the subjects that all of them have.
+
+    For pictures that set methods side by side: what a model lacks for a center is copied there but not generated, and medians
+    over different subjects do not compare. Where no subject has all, and for `random`, cells stay as they are.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in table:
+        groups.setdefault((cell.treatment.scenario, cell.region), []).append(cell)
+    out = []
+    for (scenario, _), group in groups.items():
+        common = set.intersection(*(set(c.dice) for c in group)) if scenario != "random" else set()
+        for cell in group:
+            if common:
+                own = {s: v for s, v in cell.dice.items() if s in common}
+                cell = replace(cell, dice=own, summary=summarise(list(own.values())))
+            out.append(cell)
+    return out
 
 
 def friedman_of(table: Sequence[Cell], scenario: str, region: str, names: Sequence[Treatment]) -> Methods | None:

@@ -174,8 +174,10 @@ def _read(results: Path, name: str) -> list[dict[str, str]]:
 
 
 def _value(text: str) -> Any:
-    """Read a cell as a number where it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    """Read a cell as a number where it is one, a whole one where it has no point."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

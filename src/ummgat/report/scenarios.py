@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ummgat.evaluate.statistics import Summary
-from ummgat.evaluate.tables import PAPER_SOURCE, REGION_ORDER, Cell, Treatment, friedman_of
+from ummgat.evaluate.tables import PAPER_SOURCE, REGION_ORDER, Cell, Treatment, friedman_of, on_common
 from ummgat.report.figures import heatmap, label_of, scatter, single_missing
 from ummgat.report.section import Section, Table
 
@@ -40,11 +40,13 @@ def scenario_sections(table: Sequence[Cell], paper: Paper, chosen: Mapping[str, 
         )
     ]
     if fixed:
-        figures = {f"heatmap_{region}": heatmap(table, region) for region in regions}
+        common = on_common(table)
+        figures = {f"heatmap_{region}": heatmap(common, region) for region in regions}
         sections += [
             Section(
                 "At a glance",
-                figures=figures | {"single_missing": single_missing(table), "scatter": scatter(table)},
+                ["Per scenario on the subjects that every substitute has, so that medians compare."],
+                figures=figures | {"single_missing": single_missing(common), "scatter": scatter(table)},
                 captions={
                     f"heatmap_{r}": f"Median Dice of {r} in every scenario, best source of each method" for r in regions
                 }
