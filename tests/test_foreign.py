@@ -102,8 +102,10 @@ def test_kind_shows_in_the_content(tmp_path):
         (tmp_path / name).touch()
     write(tmp_path / "c" / "configs" / "metadata.json", {})
     nnunet_folder(tmp_path / "d")
-    found = [kind_of(tmp_path / name) for name in ("a.safetensors", "b.onnx", "c", "d")]
-    assert found == ["own", "onnx", "bundle", "nnunet"]
+    (tmp_path / "e" / "fold1").mkdir(parents=True)
+    (tmp_path / "e" / "fold1" / "segmenter.safetensors").touch()
+    found = [kind_of(tmp_path / name) for name in ("a.safetensors", "b.onnx", "c", "d", "e")]
+    assert found == ["own", "onnx", "bundle", "nnunet", "folds"]
     assert set(found) == set(SEGMENTERS)
     (tmp_path / "d" / "fold_0" / "checkpoint_final.pth").unlink()
     for path in (tmp_path / "d", tmp_path, HERE / "conftest.py"):
