@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ummgat.evaluate.cohort_table import cohort_rows
+from ummgat.evaluate.directions import write_rows
 from ummgat.evaluate.features import random_convolutions, segmenter_bottleneck
 from ummgat.evaluate.images import measure_images
 from ummgat.evaluate.segmentation import correlations, evaluate
-from ummgat.files import csv_text, write_text
 from ummgat.report.page import build_report
 from ummgat.segment.train import train_segmenter
 from ummgat.segment.unet import SegmenterConfig, load_segmenter
@@ -85,8 +85,7 @@ def demo_report(
         raise ValueError(
             f"Phantoms could not be evaluated: {folder}. Found {report.failed}; expected none. This is a bug."
         )
-    rows = cohort_rows(parts)
-    write_text(folder / "cohort.csv", csv_text(rows, list(rows[0])))
+    write_rows(folder / "cohort.csv", cohort_rows(parts))
     extractors = [segmenter_bottleneck(segmenter), random_convolutions()]
     measure_images({"model": model}, segmenter, tests, folder, settings, extractors, PARTS, progress=progress)
     return build_report(folder, out / "report", dataset=None)

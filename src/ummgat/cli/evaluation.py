@@ -118,6 +118,8 @@ def evaluate(
 
     from ummgat.doctor import BUNDLED_DROPOUT, bundled_file, choose_device
     from ummgat.draw import load_draw
+    from ummgat.evaluate.cohort_table import cohort_rows, read_demographics
+    from ummgat.evaluate.directions import write_rows
     from ummgat.evaluate.scenarios import distribution, random_scenario
     from ummgat.evaluate.segmentation import correlations
     from ummgat.evaluate.segmentation import evaluate as run
@@ -136,6 +138,11 @@ def evaluate(
     if dropout is not None:
         segmenters["dropout"] = load_segmenter(dropout, on)
     unknown = require_unseen(segmenters, chosen)
+    parts = {"training": wanted.train, "selection": wanted.selection, "test": wanted.test}
+    told = (
+        None if demographics is None else read_demographics(demographics)
+    )  # a bad file is refused before hours of work
+    table = cohort_rows({name: [s for s in studies if s.subject in of] for name, of in parts.items()}, told)
     sequences = segmenters["plain"].sequences
     correlated = correlations([s for s in studies if s.subject in wanted.train], sequences)
     for target in sequences:
@@ -174,7 +181,7 @@ def evaluate(
             as_center=as_center,
             fine=None if fine is None else _same_subjects(load_cohort(fine), chosen, fine),
         )
-    _write_cohort_table(out, studies, wanted, demographics)
+    write_rows(out / "cohort.csv", table)
     say(f"Evaluated {len(report.done)} {part} subjects: {out / 'results.csv'}")
     report_failures(report.failed)
 
@@ -305,13 +312,3 @@ def _same_subjects(studies: "Sequence[Study]", chosen: "Sequence[Study]", folder
                 "annotated, with smaller voxels. Prepare the same studies with a smaller --spacing."
             )
     return {study.subject: found[study.subject] for study in chosen}
-
-
-def _write_cohort_table(out: Path, studies: "Sequence[Study]", drawn: "Draw", demographics: Path | None) -> None:
-    from ummgat.evaluate.cohort_table import cohort_rows, read_demographics
-    from ummgat.files import csv_text, write_text
-
-    parts = {"training": list(drawn.train), "selection": drawn.selection, "test": drawn.test}
-    told = None if demographics is None else read_demographics(demographics)
-    rows = cohort_rows({name: [s for s in studies if s.subject in of] for name, of in parts.items()}, told)
-    write_text(out / "cohort.csv", csv_text(rows, list(rows[0])))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ummgat.evaluate.directions import measure, medians
+from ummgat.evaluate.directions import measure, medians, write_rows
 from ummgat.evaluate.distances import distance_rows
 from ummgat.evaluate.domain_features import gather
 from ummgat.evaluate.features import Extractor
@@ -100,7 +100,7 @@ def compare_runs(
                 f"{extractor.frechet} ({extractor.name})": f"{np.mean(own):.2f}" if chosen and own else "",
             }
             rows.append(row | {f"Dice {region}": text if chosen else "" for region, text in overlap.items()})
-    write_text(out / "comparison.csv", csv_text(rows, list(rows[0])))
+    write_rows(out / "comparison.csv", rows)
     return rows
 
 

@@ -9,12 +9,12 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from ummgat.domain import Domain
+from ummgat.evaluate.directions import generated
 from ummgat.evaluate.pictures import best_plane, brain_box, show
 from ummgat.evaluate.scenarios import Assignment, Method, Scenario, Substitute
 from ummgat.evaluate.segmentation import Segmenter, Substitutes
 from ummgat.metrics import dice
 from ummgat.study import LABELS, Study
-from ummgat.translate import translate_volume
 from ummgat.weights import TrainedModel
 
 Volume = NDArray[np.uint8]
@@ -25,9 +25,7 @@ LABEL_COLORS = {"NCR": "#e41a1c", "ED": "#2ca02c", "ET": "#1f4fff"}
 NOT_SCANS = "generated images are not scans"
 
 
-def overlays(
-    model: TrainedModel, segmenter: Segmenter, study: Study, scenarios: Sequence[Scenario], as_center: str | None = None
-) -> Figure:
+def overlays(model: TrainedModel, segmenter: Segmenter, study: Study, scenarios: Sequence[Scenario]) -> Figure:
     """Segmentations under each substitute, one scenario per row, over the true image that was taken away first.
 
     Parameters
@@ -37,8 +35,8 @@ def overlays(
     scenarios : sequence of Scenario
         Each with something missing. Copies and translations come from the model's first-ranked available source.
     """
-    images = Substitutes(model, study, segmenter.sequences, as_center)
-    truth = np.asarray(study.labels())
+    images = Substitutes(model, study, segmenter.sequences)
+    truth, complete = np.asarray(study.labels()), segmenter(images.true)
     plane = best_plane(study)
     box = brain_box(np.asarray(study.volume(study.sequences[0])[plane]) > 0)
     methods: tuple[Method, ...] = ("complete", "empty", "copy", "generate", "fuse")
@@ -60,7 +58,7 @@ def overlays(
             nothing = method in ("complete", "empty", "fuse")
             substitute = Substitute(method, "", () if nothing else assignment)
             given = images.true if method == "complete" else images.complete(scenario, substitute)
-            found = segmenter(given)
+            found = complete if method == "complete" else segmenter(given)
             source = substitute.source
             title = f"{method}{f' from {source}' if source and method != 'copy' else f' of {source}' if source else ''}"
             _overlay(axes, given[shown], found, plane, box, f"{title}\nWT Dice {dice(found > 0, truth > 0):.2f}")
@@ -73,20 +71,19 @@ def overlays(
 def stacks(model: TrainedModel, study: Study, source: str, target: str) -> Figure:
     """Source, translation and true image of one direction in axial, coronal and sagittal planes through the lesion."""
     voxels = np.asarray(study.volume(source))
-    generated = translation(model, study, source, target)
-    columns = {f"source {source}": voxels, f"generated {target}": generated}
+    columns = {f"source {source}": voxels, f"generated {target}": translation(model, study, source, target)}
     if target in study.sequences:
         columns[f"true {target}"] = np.asarray(study.volume(target))
     lesion = study.lesion()
     where = lesion if lesion is not None and lesion.any() else voxels > 0
-    center = [int(np.median(axis)) for axis in np.nonzero(where)]
+    center = [int(np.median(places)) for places in np.nonzero(where)]
     figure = Figure(figsize=(2.2 * len(columns), 6.6), layout="constrained")
     grid = figure.subplots(3, len(columns), squeeze=False)
-    for row, (axis, name) in enumerate((("axial", 0), ("coronal", 1), ("sagittal", 2))):
-        inside = np.nonzero((voxels > 0).any(name))
+    for axis, name in enumerate(("axial", "coronal", "sagittal")):
+        inside = np.nonzero((voxels > 0).any(axis))
         cut = tuple(slice(int(i.min()), int(i.max()) + 1) for i in inside)
         for column, (title, volume) in enumerate(columns.items()):
-            show(grid[row, column], np.take(volume, center[name], axis=name)[cut], f"{title}, {axis}")
+            show(grid[axis, column], np.take(volume, center[axis], axis=axis)[cut], f"{title}, {name}")
     figure.suptitle(f"{study.subject}: {NOT_SCANS}", fontsize=9)
     return figure
 
@@ -112,10 +109,8 @@ def with_and_without(models: dict[str, TrainedModel], study: Study, directions: 
 
 def translation(model: TrainedModel, study: Study, source: str, target: str) -> Volume:
     """One direction within the study's center, as `ummgat complete` makes it. (plane, row, column) uint8."""
-    codes, index = model.codes[model.criteria["mode"]], model.table.index
-    own, wanted = index(Domain(study.center, source)), index(Domain(study.center, target))
-    flicker = float(model.flickers[wanted])
-    return translate_volume(model.nets.generator, np.array(study.volume(source)), codes[wanted], codes[own], flicker)
+    own, wanted = (Domain(study.center, q) for q in (source, target))
+    return generated(model, np.array(study.volume(source)), own, wanted, model.criteria["mode"])
 
 
 def _overlay(axes: object, image: Volume, labels: Volume, plane: int, box: tuple[slice, slice], title: str) -> None:

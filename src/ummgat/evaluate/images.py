@@ -57,8 +57,8 @@ def measure_images(
     studies : sequence of Study
         On the model's grid, with labels and true images; nobody a network trained on.
     out : Path
-        Folder: directions.csv, distances.csv, distances.json, enhancement.csv, enhancement_rates.csv, separation.csv and
-        pictures.
+        Folder: directions.csv, distances.csv, features.json, with several models distances_compared.csv, enhancement.csv,
+        enhancement_rates.csv, separation.csv and pictures.
     settings : mapping
         What the measures depend on; kept in images.json, and a folder with others is refused.
     extractors : sequence of Extractor
