@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from ummgat.config import Config, load_config
 from ummgat.losses import Expected
 from ummgat.model.networks import build_networks
-from ummgat.relation import KNOTS
+from ummgat.relation import KNOTS, RIMS, rim_window
 from ummgat.slices import Batch, trimmed
 from ummgat.train import to_tensors
 from ummgat.train_step import Step, build_optimizers
@@ -106,8 +106,9 @@ def main() -> None:
         "literal": to_tensors(whole, device),
         "default": to_tensors(trimmed(whole, nets.generator.unit), device),  # as the alternating schedule gets them
     }
-    knots = torch.linspace(-1, 1, KNOTS, device=device).repeat(n_domains, n_domains, 1)
-    expected = Expected(knots, torch.zeros(n_domains, device=device))
+    knots = torch.linspace(-1, 1, KNOTS, device=device).repeat(n_domains, n_domains, RIMS, 1)
+    window = rim_window(config.data.spacing_mm)
+    expected = Expected(knots, torch.zeros(n_domains, 3, device=device), window)
     train = config.train
     literal_train = train.model_copy(
         update={"schedule": "literal", "r1_every": 1, "cycle_every": 1, "d_real": "source"}

@@ -20,6 +20,7 @@ from ummgat.losses import (
     discriminator_loss,
     generator_loss,
     has_lesion_pair,
+    paired_loss,
     r1_penalty,
     relation_loss,
     structure_loss,
@@ -342,10 +343,11 @@ def test_detail_loss_survives_slices_without_neighbours_and_has_a_gradient():
 
 def identity_but(n_domains=3, lesions=(), **curves):
     """Curves that map every intensity to itself, except those given as from_to=[values at -1, 0, 1]."""
-    knots = torch.tensor([-1.0, 0.0, 1.0]).repeat(n_domains, n_domains, 1)
+    knots = torch.tensor([-1.0, 0.0, 1.0]).repeat(n_domains, n_domains, 2, 1)
     for name, values in curves.items():
         knots[int(name[1]), int(name[3])] = torch.tensor(values)
-    return Expected(knots, torch.tensor(lesions or [math.nan] * n_domains))
+    means = torch.tensor(lesions or [math.nan] * n_domains)
+    return Expected(knots, means.view(n_domains, -1), window=5)
 
 
 def test_relation_loss_by_hand():
@@ -386,6 +388,56 @@ def test_relation_loss_compares_lesions_by_their_mean_alone():
         )
         # What lesions look like there is not known: they count for nothing.
         assert relation_loss(batch, x_fake, identity_but()).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_relation_loss_takes_each_label_of_a_lesion_by_itself():
+    """Label 1 fits; label 2, a third of the lesion, is off by 0.6. As one lesion they would be off by 0.2 or by nothing."""
+    batch = make_batch(1, lesions=[0])._replace(y_src=torch.tensor([0]), y_trg=torch.tensor([1]))
+    brain = batch.x_src > -1
+    labels = batch.lesion_src * brain
+    where = labels[0, 0].nonzero()
+    for row, column in where[: len(where) // 3]:
+        labels[0, 0, row, column] = 2
+    x_fake = torch.where(labels == 1, 0.5, torch.where(labels == 2, 0.1, batch.x_src))
+    expected = identity_but(lesions=[0.0, 0.0, 0.5, -0.5, 0.0, 0.0])
+    share = (labels == 2).sum() / (labels > 0).sum()
+    loss = relation_loss(batch._replace(labels_src=labels), x_fake, expected).item()
+    assert loss == pytest.approx(0.6 * share.item() * LESION_SHARE, rel=1e-4)
+
+
+def test_relation_loss_looks_up_the_rim():
+    """Expected 0.5 where the whole window is brain, -0.5 where none is, in between a line; whatever the intensity."""
+    batch = make_batch(1)._replace(y_src=torch.tensor([0]), y_trg=torch.tensor([1]))
+    brain = (batch.x_src > -1).float()
+    share = torch.nn.functional.avg_pool2d(brain, 5, stride=1, padding=2)
+    expected = identity_but()
+    expected.curves[0, 1] = torch.tensor([[-0.5] * 3, [0.5] * 3])
+    x_fake = torch.where(brain > 0, share - 0.5, -1.0)
+    assert relation_loss(batch, x_fake, expected).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_paired_loss_counts_only_what_is_known():
+    """Slice 0 is off by 0.3 on half of its brain, slice 1 has no true image."""
+    batch = make_batch(2)
+    x_true = batch.x_src.clone()
+    x_true[1] = -1.0
+    brain = batch.x_src > -1
+    half = brain & (torch.arange(batch.x_src.shape[-1]) % 2 == 0)
+    x_fake = torch.where(half, batch.x_src + 0.3, batch.x_src)
+    share = half[0].sum() / brain[0].sum()
+    assert paired_loss(x_fake, x_true).item() == pytest.approx(0.3 * share.item(), rel=1e-4)
+    assert paired_loss(x_fake, torch.full_like(x_true, -1.0)).item() == 0
+
+
+def test_the_paired_schedule_moves_g_and_m_alone():
+    nets, batch = networks(), make_batch()
+    before = copy.deepcopy(nets)
+    step = step_of(nets, train__schedule="paired")
+    parts = step.run(
+        batch._replace(x_true=-batch.x_src.clamp_min(-0.99) * (batch.x_src > -1) - (batch.x_src <= -1).float()), EVEN
+    )
+    assert set(parts) == {"paired"}
+    assert changed(nets, before) == {"generator", "mapper"}
 
 
 def test_relation_leads_alone_then_all_weights_come_in():

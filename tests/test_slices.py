@@ -153,6 +153,35 @@ def test_lesion_lies_where_it_was_drawn(uneven):
     assert (batch.lesion_src == expected).all()
 
 
+def test_paired_batches_show_the_very_slice_in_the_target_domain(uneven):
+    """s5 has t1 and flair, s6 t1 and t2: their slices are paired there, mirrored alike; what nobody has is background."""
+    sampler = sampler_of(*uneven, CONFIG.model_copy(update={"flip": 0.5}))
+    batch, plain = sampler.batch(0, 300, 1, paired=True), sampler.batch(0, 300, 1)
+    np.testing.assert_array_equal(batch.x_src, plain.x_src)  # the same slices in the same order
+    np.testing.assert_array_equal(batch.x_ref, plain.x_ref)
+    assert plain.x_true is None
+    known = batch.x_true.max((1, 2, 3)) > -1
+    number = {0: 1, 1: 2, 2: 3}  # of the sequence, as its voxels tell
+    has = {5: {1, 3}, 6: {1, 2}}
+    other = 0
+    for source, true, y, there, x, t in zip(
+        told(batch.x_src), told(batch.x_true), batch.y_trg, known, batch.x_src, batch.x_true, strict=True
+    ):
+        subject, sequence, parity = source
+        wanted = number[int(y)]
+        assert there == (wanted == sequence or wanted in has.get(subject, ()))
+        if there:
+            assert true == (subject, wanted, parity)
+            assert ((x > -1) == (t > -1)).all()
+            other += wanted != sequence
+    assert other > 3
+
+
+def test_labels_come_with_their_values(uneven):
+    batch = sampler_of(*uneven, CONFIG.model_copy(update={"lesion_share": 1.0})).batch(0, 4, 1)
+    np.testing.assert_array_equal(batch.labels_src, 2 * batch.lesion_src)
+
+
 def test_unannotated_subject_has_an_empty_mask_and_still_trains(tmp_path):
     studies = [write_subject(tmp_path, i, ["t1"], annotated=i != 1) for i in (1, 2, 3)]
     sampler = sampler_of(studies, draw_of({f"s{i}": ["t1"] for i in (1, 2, 3)}, ["A/t1"]))

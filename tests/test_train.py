@@ -187,6 +187,21 @@ def test_other_ways_to_train_run_and_store_float32(go, changes):
     assert load_model(run / "model.safetensors").training["steps"] == 2
 
 
+def test_the_paired_schedule_needs_pairs_and_leaves_e_and_d_as_they_were(go, cohort_studies, strict_draw):
+    """The strict draw gives each training subject one sequence: nothing to compare to."""
+    with pytest.raises(ValueError, match="Draw has no pairs"):
+        go(train__schedule="paired")
+    pairs = {s.subject: list(s.acquired) for s in cohort_studies if s.subject in strict_draw.test and s.center == "A"}
+    pairs = {name: [q for q in own if f"A/{q}" in strict_draw.domains] for name, own in pairs.items()}
+    draw = strict_draw.model_copy(update={"train": strict_draw.train | pairs, "test": []})
+    run = go("paired", draw=draw, train__iterations=2, train__schedule="paired")
+    assert [set(line) for line in lines(run / "log.jsonl")] == [{"step", "paired", "seconds"}] * 2
+    tensors, untrained = checkpoint_of(run)[0], build_networks(tiny_config().model, 4, 0)
+    for name, module in untrained.named():
+        same = all(torch.equal(tensors[f"nets.{name}.{key}"], value) for key, value in module.state_dict().items())
+        assert same == (name in ("encoder", "discriminator"))
+
+
 def test_estimate_is_positive_and_leaves_the_run_alone(go, cohort_studies, strict_draw):
     estimates = []
     with_estimate = go("a", train__iterations=2, on_estimate=estimates.append)

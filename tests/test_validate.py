@@ -10,12 +10,12 @@ from conftest import slices, tiny_config
 from ummgat.domain import DomainTable
 from ummgat.model.networks import Networks, build_networks
 from ummgat.slices import index_volumes, selection_volumes, to_unit
-from ummgat.validate import PLANES, Probe, build_probe, choose, domain_codes, unpaired_score, validate
+from ummgat.validate import DETAIL_GREYS, PLANES, Probe, build_probe, choose, domain_codes, unpaired_score, validate
 
 TABLE = DomainTable.from_names(["A/t1", "A/t2", "B/t2"])
 
 
-def row(source, target, mode="mean", kernel=0.0, cycle=0.0, agreement=1.0, mae=None, mae_lesion=None):
+def row(source, target, mode="mean", kernel=0.0, cycle=0.0, agreement=1.0, mae=None, mae_lesion=None, detail=1.0):
     return {
         "mode": mode,
         "source": source,
@@ -24,6 +24,7 @@ def row(source, target, mode="mean", kernel=0.0, cycle=0.0, agreement=1.0, mae=N
         "kernel_copy": 1.0,
         "cycle": cycle,
         "agreement": agreement,
+        "detail": detail,
         "mae": mae,
         "mae_lesion": mae_lesion,
         "n": 8,
@@ -54,7 +55,7 @@ def test_mode_and_sources_by_true_images():
     chosen = choose(rows, TABLE)
     assert chosen["mode"] == "mean"
     assert chosen["score"] == 13
-    assert chosen["basis"] == "MAE to true images of selection subjects, brain plus lesion"
+    assert chosen["basis"] == "MAE to true images of selection subjects, brain plus lesion, and detail"
 
 
 def test_a_mode_that_loses_lesions_does_not_win_by_the_rest_of_the_brain():
@@ -67,6 +68,15 @@ def test_a_mode_that_loses_lesions_does_not_win_by_the_rest_of_the_brain():
     ]
     chosen = choose(rows, TABLE)
     assert (chosen["mode"], chosen["score"]) == ("mean", 34)
+
+
+def test_a_flat_image_does_not_win_by_its_mean_absolute_error():
+    """`mapper` errs by 20 less 4, but has a fifth of the detail of real images, `mean` one and a quarter: 16 + 10 ln 5
+    against 20 + 10 ln 1.25."""
+    rows = [row("A/t1", "A/t2", "mapper", mae=16.0, detail=0.2), row("A/t1", "A/t2", "mean", mae=20.0, detail=1.25)]
+    chosen = choose(rows, TABLE)
+    assert chosen["mode"] == "mean"
+    assert chosen["score"] == pytest.approx(20 + DETAIL_GREYS * np.log(1.25))
 
 
 def test_mode_by_unpaired_criteria_where_there_are_no_true_images():
@@ -160,6 +170,7 @@ def test_networks_that_paint_the_mean_grey_of_a_domain():
     assert good["cycle"] == pytest.approx(0, abs=1e-3)
     assert (good["agreement"], good["n"]) == (1, 4)
     assert good["mae"] == pytest.approx(0, abs=1e-3)
+    assert good["detail"] == pytest.approx(1)
 
     bad = rows["mapper", "A/t1", "A/t2"]
     assert bad["mae"] == pytest.approx(0.6 * 127.5, rel=1e-3)
@@ -172,6 +183,20 @@ def test_networks_that_paint_the_mean_grey_of_a_domain():
     assert found["score"] == pytest.approx(0, abs=1e-3)
     assert found["sources"]["A/t2"] == ["A/t1", "B/t2"]
     json.dumps(found, allow_nan=False)
+
+
+def test_detail_is_relative_to_real_slices_of_the_target():
+    """Real slices of the target domain alternate by 20 grey levels between columns; what is painted is flat."""
+    striped = painted(0.0)
+    striped[..., ::2] = torch.where(striped[..., ::2] > -1, 20 / 127.5, -1.0)
+    nets = Networks(Painter(), GreyReader(), ZeroMapper(), None)
+    lesion = torch.zeros(4, 1, 24, 28, dtype=torch.bool)
+    sources = [("a", 0, painted(0.2), lesion), ("b", 2, painted(-0.6), lesion)]
+    studies = [SimpleNamespace(subject="a", center="A"), SimpleNamespace(subject="b", center="B")]
+    found = validate(nets, Probe([painted(0.2), striped, painted(-0.6)], sources), TABLE, studies, seed=0)
+    to_striped = [r["detail"] for r in found["directions"] if r["target"] == "A/t2"]
+    assert max(to_striped) < 0.01  # 1 of about 200, half of the neighbours being in rows
+    assert all(r["detail"] == pytest.approx(1) for r in found["directions"] if r["target"] != "A/t2")
 
 
 def test_codes_of_the_domains_by_hand():
@@ -221,7 +246,7 @@ def test_real_networks_give_a_full_json_ready_answer(model_path, trained_run):
     (line,) = (trained_run / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     found = json.loads(line)
     assert found["step"] == 4
-    assert found["basis"] == "MAE to true images of selection subjects, brain plus lesion"
+    assert found["basis"] == "MAE to true images of selection subjects, brain plus lesion, and detail"
     assert found["features"] == "random-convolutions-1"
     # A's selection subject has all of A, B's has B/t2: from 4 sources to 3 others, in two modes.
     assert len(found["directions"]) == 2 * 4 * 3

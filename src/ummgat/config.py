@@ -95,7 +95,9 @@ class TrainConfig(_Section):
     betas: tuple[float, float] = (0.0, 0.99)
     weight_decay: float = Field(1e-4, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    schedule: Literal["literal", "alternating"] = "literal"
+    schedule: Literal["literal", "alternating", "paired"] = Field(
+        "literal", description="see `train_step`; paired: the bound that sees true pairs, never a model to use"
+    )
     d_real: Literal["source", "reference"] = Field(
         "source", description="real images that D sees: the sources, or the references (same domain as the fakes)"
     )

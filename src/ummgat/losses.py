@@ -12,7 +12,7 @@ from torch import Tensor
 from ummgat.config import LossConfig
 from ummgat.model.masked import BACKGROUND, brain_mask
 from ummgat.model.networks import Networks
-from ummgat.model.tone import along_curve
+from ummgat.model.tone import along_surface
 
 Pass = Literal["latent", "reference"]
 Parts = dict[str, float]
@@ -32,6 +32,10 @@ class Tensors(NamedTuple):
     """Pairs that count for the lesion loss in the whole batch, divided by the number of processes that share it."""
     origin: tuple[int, int] = (0, 0)
     """Row and column at which the images were cut out of the training crop, see `slices.trimmed`."""
+    labels_src: Tensor | None = None
+    """Of the annotation, like x_src, 0 where there is none; None: the lesion counts as one label."""
+    x_true: Tensor | None = None
+    """For the paired schedule, see `slices.Batch`."""
 
 
 def has_lesion_pair(batch: Tensors) -> Tensor:
@@ -212,18 +216,20 @@ class Expected(NamedTuple):
     """`ummgat.relation.Relations` in [-1, 1], as tensors on the device; NaN where unknown."""
 
     curves: Tensor
-    """(n_domains, n_domains, knots), [source, target]."""
+    """(n_domains, n_domains, rims, knots), [source, target]."""
     lesions: Tensor
-    """(n_domains,)"""
+    """(n_domains, n_labels)"""
+    window: int
+    """Side in pixels of the square in which the share of brain is taken."""
 
 
 def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
     """Mean absolute difference of the translation from what the training cohort lets one expect.
 
-    In healthy brain that is a curve of the source's intensity per pair of domains, learnt from different subjects
-    (`ummgat.relation`): enough to say which contrasts invert, too coarse to be the answer. Lesions follow other curves
-    (oedema is bright in T2 and in FLAIR, fluid is not), so of them only the mean is compared, once per slice. What is
-    not known does not count. Not in the paper; see docs/decisions/0005.
+    In healthy brain that is a surface over the source's intensity and the closeness of the rim, per pair of domains, learnt
+    from different subjects (`ummgat.relation`): enough to say which contrasts invert, too coarse to be the answer. Lesions
+    follow other curves (oedema is bright in T2 and in FLAIR, fluid is not), so of each label only the mean is compared,
+    once per slice. What is not known does not count. Not in the paper; see docs/decisions/0005.
 
     Parameters
     ----------
@@ -232,17 +238,27 @@ def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
     expected : Expected
     """
     knots = expected.curves[batch.y_src, batch.y_trg]
-    known = knots.isfinite().all(1)
-    curve = along_curve(batch.x_src, torch.where(known[:, None], knots, 0.0))
+    known = knots.isfinite().flatten(1).all(1)
     brain = brain_mask(batch.x_src)
+    rims = F.avg_pool2d(brain, (expected.window, 1), stride=1, padding=(expected.window // 2, 0))
+    rims = F.avg_pool2d(rims, (1, expected.window), stride=1, padding=(0, expected.window // 2))
+    surface = along_surface(batch.x_src, rims, torch.where(known[:, None, None], knots, 0.0))
     healthy = brain * (1 - batch.lesion_src) * known.view(-1, 1, 1, 1)
-    loss_healthy = ((x_fake - curve).abs() * healthy).sum() / healthy.sum().clamp_min(1.0)
-    lesion = brain * batch.lesion_src
-    size = lesion.sum((1, 2, 3))
-    mean = (x_fake * lesion).sum((1, 2, 3)) / size.clamp_min(1.0)
+    loss_healthy = ((x_fake - surface).abs() * healthy).sum() / healthy.sum().clamp_min(1.0)
+    labels = batch.lesion_src if batch.labels_src is None else batch.labels_src
+    each = torch.arange(1, expected.lesions.shape[1] + 1, device=labels.device, dtype=labels.dtype)
+    regions = brain * (labels == each.view(1, -1, 1, 1))
+    size = regions.sum((2, 3))
+    mean = (x_fake * regions).sum((2, 3)) / size.clamp_min(1.0)
     wanted = expected.lesions[batch.y_trg]
-    size = size * wanted.isfinite() * (batch.y_src != batch.y_trg)
+    size = size * wanted.isfinite() * (batch.y_src != batch.y_trg)[:, None]
     return loss_healthy + LESION_SHARE * (size * (mean - wanted.nan_to_num()).abs()).sum() / size.sum().clamp_min(1.0)
+
+
+def paired_loss(x_fake: Tensor, x_true: Tensor) -> Tensor:
+    """Mean absolute difference from the true image where it is known; 0 where it is nowhere. For the paired schedule."""
+    brain = brain_mask(x_true) * brain_mask(x_fake.detach())
+    return ((x_fake - x_true).abs() * brain).sum() / brain.sum().clamp_min(1.0)
 
 
 class Terms(NamedTuple):

@@ -1,8 +1,8 @@
 """How intensities of one domain relate to those of another, learnt from different subjects: which contrasts invert.
 
 Brains of two subjects, stretched to one frame, roughly overlap. What is dark in the T1 of one is, on average, bright in
-the T2 of others at the same place. That average as a function of the source's intensity is a curve per pair of domains,
-and it needs no subject that has both.
+the T2 of others at the same place. That average as a function of the source's intensity, and of how close the brain's rim
+is, is a surface per pair of domains, and it needs no subject that has both.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from ummgat.metrics import flicker
 from ummgat.slices import TrainingVolume
@@ -22,6 +23,16 @@ KNOTS = 33
 
 FRAME = (48, 60, 48)
 """Points of the common frame (plane, row, column) that every brain's bounding box is stretched to."""
+
+RIMS = 8
+"""Evenly spaced shares of brain around a voxel, 0 to 1, at which a curve is given. Fluid at the rim and fluid in the
+ventricles, grey matter of the cortex and of the nuclei: intensity alone mixes what this keeps apart."""
+
+RIM_MM = 30.0
+"""Side of the square, in plane, in which the share of brain is taken."""
+
+FEW_PAIRS = 2000
+"""Pairs of voxels by which the curve of all rims weighs in that of one."""
 
 LEAST_OVERLAP = 1 / 3
 """Slopes below this are noise: a curve is never steepened more than threefold."""
@@ -39,7 +50,10 @@ class _Brain(NamedTuple):
     subject: str
     values: NDArray[np.uint8]
     healthy: NDArray[np.bool_]
-    lesion: NDArray[np.bool_]
+    labels: NDArray[np.uint8]
+    """Of the annotation inside the brain; 0 where there is none."""
+    rims: NDArray[np.float32]
+    """Share of brain around each voxel, see `RIM_MM`."""
     flicker: float
 
 
@@ -60,14 +74,15 @@ class Relations(NamedTuple):
     """What the training cohort knows about its domains, without any pair."""
 
     curves: NDArray[np.float32]
-    """(n_domains, n_domains, KNOTS): [source, target, knot], expected target intensity in healthy brain, 1…255.
-    As `ummgat.model.tone.along_curve` takes them once scaled to [-1, 1]. The diagonal is the identity. NaN where no two
+    """(n_domains, n_domains, RIMS, KNOTS): [source, target, rim, knot], expected target intensity in healthy brain, 1…255.
+    As `ummgat.model.tone.along_surface` takes them once scaled to [-1, 1]. The diagonal is the identity. NaN where no two
     subjects show the two domains."""
     spreads: NDArray[np.float32]
     """(n_domains, n_domains, KNOTS): standard deviation of target intensities that go with a source intensity. Where it
     is large, the source's intensity leaves open what the target shows. NaN as in `curves`; 0 on the diagonal."""
     lesions: NDArray[np.float32]
-    """(n_domains,): mean intensity inside lesions, 1…255; NaN where none is annotated."""
+    """(n_domains, n_labels): mean intensity inside each label (1, 2, …) of the annotation, 1…255; NaN where it is not
+    annotated."""
     flickers: NDArray[np.float32]
     """(n_domains,): median difference of neighbouring planes, grey levels, see `ummgat.metrics.flicker`."""
 
@@ -86,14 +101,15 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
     """
     brains = [_brains([volume for volume in volumes if volume.domain == domain]) for domain in range(n_domains)]
     centers = (np.arange(BINS) + 0.5) * 256 / BINS
-    curves = np.full((n_domains, n_domains, BINS), np.nan)
-    spreads, counts = curves.copy(), np.zeros_like(curves)
+    curves = np.full((n_domains, n_domains, RIMS, BINS), np.nan)
+    spreads, counts = np.full((n_domains, n_domains, BINS), np.nan), np.zeros_like(curves)
+    flat = spreads.copy()
     for target in range(n_domains):
         sums = _sums(brains[target])
         for source in range(n_domains):
             pair = source, target
-            curves[pair], spreads[pair], counts[pair] = _curve(brains[source], brains[target], sums)
-    overlap = np.array([_slope(centers, curves[i, i], counts[i, i]) for i in range(n_domains)])
+            flat[pair], spreads[pair], curves[pair], counts[pair] = _curve(brains[source], brains[target], sums)
+    overlap = np.array([_slope(centers, flat[i, i], counts[i, i].sum(0)) for i in range(n_domains)])
     for target in range(n_domains):
         most = _spread(brains[target])
         for source in range(n_domains):
@@ -101,13 +117,19 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
             curves[source, target] = _steepened(curves[source, target], counts[source, target], gain, most)
     knots = np.linspace(0, 255, KNOTS)
     curves, spreads = (
-        np.apply_along_axis(lambda curve: np.interp(knots, centers, curve), 2, values) for values in (curves, spreads)
+        np.apply_along_axis(lambda curve: np.interp(knots, centers, curve), -1, values) for values in (curves, spreads)
     )
     curves[range(n_domains), range(n_domains)] = np.clip(knots, 1, 255)
     spreads[range(n_domains), range(n_domains)] = 0
-    lesions = np.array([_lesion_mean(own) for own in brains])
+    n_labels = max(1, *(int(brain.labels.max()) for own in brains for brain in own))
+    lesions = np.array([[_lesion_mean(own, label + 1) for label in range(n_labels)] for own in brains])
     flickers = np.array([np.median([brain.flicker for brain in own]) for own in brains])
     return Relations(*(values.astype(np.float32) for values in (curves, spreads, lesions, flickers)))
+
+
+def rim_window(spacing_mm: float) -> int:
+    """`RIM_MM` as an odd number of voxels."""
+    return 2 * round((RIM_MM / spacing_mm - 1) / 2) + 1
 
 
 def _brains(own: Sequence[TrainingVolume]) -> list[_Brain]:
@@ -127,10 +149,13 @@ def _in_frame(volume: TrainingVolume) -> _Brain:
         low, high = occupied[0], occupied[-1] + 1
         axes.append((low + (np.arange(n) + 0.5) / n * (high - low)).astype(np.int64))
     grid = np.ix_(*axes)
-    inside, lesion = brain[grid].ravel(), np.zeros(int(np.prod(FRAME)), bool)
+    inside, own = brain[grid].ravel(), np.zeros(int(np.prod(FRAME)), np.uint8)
     if labels is not None:
-        lesion = inside & (np.asarray(labels)[grid].ravel() > 0)
-    return _Brain(volume.study.subject, values[grid].ravel(), inside & ~lesion, lesion, flicker(values, brain))
+        own = np.where(inside, np.asarray(labels)[grid].ravel(), 0).astype(np.uint8)
+    window = rim_window(min(volume.study.grid.spacing_mm))
+    rims = uniform_filter(brain.astype(np.float32), (1, window, window), mode="constant")[grid].ravel()
+    subject, plain = volume.study.subject, values[grid].ravel()
+    return _Brain(subject, plain, inside & (own == 0), own, rims, flicker(values, brain))
 
 
 def _sums(brains: Sequence[_Brain]) -> _Sums:
@@ -145,25 +170,32 @@ def _sums(brains: Sequence[_Brain]) -> _Sums:
 
 
 def _curve(sources: Sequence[_Brain], targets: Sequence[_Brain], sums: _Sums) -> tuple[NDArray[np.float64], ...]:
-    """Mean and standard deviation of target intensity in other subjects, and number of pairs, per bin of source intensity."""
-    values, squares, counts = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)
+    """Target intensity in other subjects by bin of source intensity: mean, standard deviation; mean by rim too, and pairs."""
+    shape = RIMS, BINS
+    values, squares, counts = (np.zeros(shape) for _ in range(3))
     for source in sources:
         others = sums
         for own in targets:
             if own.subject == source.subject:  # what this very subject shows in the target would be a paired image
                 others = others.without(own)
         both = source.healthy & (others.n > 0)
-        bins = source.values[both] // (256 // BINS)
-        counts += np.bincount(bins, others.n[both], BINS)
-        values += np.bincount(bins, others.values[both], BINS)
-        squares += np.bincount(bins, others.squares[both], BINS)
-    known = np.flatnonzero(counts >= LEAST_COUNT)
+        rims = np.rint(source.rims[both] * (RIMS - 1)).astype(np.int64)
+        bins = rims * BINS + source.values[both] // (256 // BINS)
+        for total, seen in ((counts, others.n), (values, others.values), (squares, others.squares)):
+            total += np.bincount(bins, seen[both], RIMS * BINS).reshape(shape)
+    n = counts.sum(0)
+    known = np.flatnonzero(n >= LEAST_COUNT)
     if not len(known):
-        return np.full(BINS, np.nan), np.full(BINS, np.nan), counts
-    mean = values[known] / counts[known]
-    deviation = np.sqrt(np.maximum(squares[known] / counts[known] - mean**2, 0))
+        unknown = np.full(BINS, np.nan)
+        return unknown, unknown, np.full(shape, np.nan), counts
+    mean = values.sum(0)[known] / n[known]
+    deviation = np.sqrt(np.maximum(squares.sum(0)[known] / n[known] - mean**2, 0))
     every = np.arange(BINS)
-    return np.interp(every, known, mean), np.interp(every, known, deviation), counts
+    flat = np.interp(every, known, mean)
+    # Neighbouring bins speak for each other, and where a rim has few pairs all rims speak for it.
+    near, pairs = gaussian_filter(values, 0.8, mode="nearest"), gaussian_filter(counts, 0.8, mode="nearest")
+    by_rim = (near + FEW_PAIRS * flat) / (pairs + FEW_PAIRS)
+    return flat, np.interp(every, known, deviation), by_rim, counts
 
 
 def _slope(x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
@@ -176,9 +208,10 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.fl
     )
 
 
-def _lesion_mean(brains: Sequence[_Brain]) -> float:
-    """Mean over subjects of the mean inside their lesion, so that a large one does not speak for all."""
-    means = [float(brain.values[brain.lesion].mean()) for brain in brains if brain.lesion.any()]
+def _lesion_mean(brains: Sequence[_Brain], label: int) -> float:
+    """Mean over subjects of the mean inside their `label`, so that a large one does not speak for all."""
+    regions = [(brain.values, brain.labels == label) for brain in brains]
+    means = [float(values[region].mean()) for values, region in regions if region.any()]
     return float(np.mean(means)) if means else float("nan")
 
 

@@ -59,6 +59,11 @@ class Batch(NamedTuple):
     z: NDArray[np.float32]
     origin: tuple[int, int] = (0, 0)
     """Row and column at which the images were cut out of the training crop, see `trimmed`."""
+    labels_src: NDArray[np.float32] | None = None
+    """Of the annotation of the source, 0 where there is none; None: nobody asked which part of the lesion is which."""
+    x_true: NDArray[np.float32] | None = None
+    """What the source's own subject shows in the target domain, all background where that is not known. Read for the
+    paired schedule alone: no other may see it."""
 
 
 def trimmed(batch: Batch, unit: int) -> Batch:
@@ -74,7 +79,9 @@ def trimmed(batch: Batch, unit: int) -> Batch:
         start, stop = int(occupied[0]) // unit * unit, -(-int(occupied[-1] + 1) // unit) * unit
         box.append(slice(start, min(stop, brain.shape[axis])))
         origin.append(start)
-    cut = {name: getattr(batch, name)[:, :, box[0], box[1]] for name in ("x_src", "lesion_src", "x_ref", "lesion_ref")}
+    names = ("x_src", "lesion_src", "x_ref", "lesion_ref", "labels_src", "x_true")
+    images = [name for name in names if getattr(batch, name) is not None]
+    cut = {name: getattr(batch, name)[:, :, box[0], box[1]] for name in images}
     return batch._replace(**cut, origin=(origin[0], origin[1]))
 
 
@@ -164,24 +171,29 @@ class SliceSampler:
         self.config = config
         self.seed = seed
 
-    def batch(self, step: int, size: int, latent_dim: int) -> Batch:
+    def batch(self, step: int, size: int, latent_dim: int, paired: bool = False) -> Batch:
         """Draw the batch of `step`: domains uniform, then subject uniform, then plane.
 
         Source and target domain are independent. In `lesion_share` of the pairs both slices show a lesion where
-        their volumes have one.
+        their volumes have one. `paired` reads true images beside the very same slices.
         """
         rng = np.random.default_rng([self.seed, step])
         n = len(self.by_domain)
         y_src, y_trg = rng.integers(n, size=size), rng.integers(n, size=size)
         drawn = [self._pair(rng, int(a), int(b)) for a, b in zip(y_src, y_trg, strict=True)]
-        y_src = np.array([source.domain for source, _ in drawn])  # differs where a source had to be swapped
-        x_src, lesion_src, x_ref, lesion_ref = (np.stack(c)[:, None] for c in zip(*(i for _, i in drawn), strict=True))
+        y_src = np.array([source.volume.domain for source, _ in drawn])  # differs where a source had to be swapped
+        images = [(*self._read(source), *self._read(reference)) for source, reference in drawn]
+        x_src, labels_src, x_ref, labels_ref = (np.stack(column)[:, None] for column in zip(*images, strict=True))
+        lesion_src, lesion_ref = ((labels > 0).astype(np.float32) for labels in (labels_src, labels_ref))
         z = rng.standard_normal((2, size, latent_dim), dtype=np.float32)
-        return Batch(x_src, y_src, lesion_src, x_ref, y_trg, lesion_ref, z)
+        x_true = None
+        if paired:
+            x_true = np.stack(
+                [self._true(source, int(y), x) for (source, _), y, x in zip(drawn, y_trg, x_src[:, 0], strict=True)]
+            )[:, None]
+        return Batch(x_src, y_src, lesion_src, x_ref, y_trg, lesion_ref, z, labels_src=labels_src, x_true=x_true)
 
-    def _pair(
-        self, rng: np.random.Generator, y_src: int, y_trg: int
-    ) -> tuple[TrainingVolume, tuple[NDArray[np.float32], ...]]:
+    def _pair(self, rng: np.random.Generator, y_src: int, y_trg: int) -> tuple["_Drawn", "_Drawn"]:
         want_lesion = bool(rng.random() < self.config.lesion_share)
         source = self.by_domain[y_src][rng.integers(len(self.by_domain[y_src]))]
         others = [v for v in self.by_domain[y_trg] if v.study.subject != source.study.subject]
@@ -191,7 +203,10 @@ class SliceSampler:
         reference = others[rng.integers(len(others))]
         at = self._plane(rng, source, want_lesion, None)
         near = self._plane(rng, reference, want_lesion, float(source.heights[at]))
-        return source, (*self._read(rng, source, at), *self._read(rng, reference, near))
+        flips = [bool(rng.random() < self.config.flip) for _ in range(2)]
+        return _Drawn(source, int(source.planes[at]), flips[0]), _Drawn(
+            reference, int(reference.planes[near]), flips[1]
+        )
 
     def _swap_source(self, rng: np.random.Generator, y_trg: int) -> tuple[TrainingVolume, list[TrainingVolume]]:
         targets = self.by_domain[y_trg]
@@ -212,11 +227,34 @@ class SliceSampler:
             eligible = near if len(near) else eligible[[int(distance.argmin())]]
         return int(eligible[rng.integers(len(eligible))])
 
-    def _read(self, rng: np.random.Generator, volume: TrainingVolume, at: int) -> tuple[NDArray[np.float32], ...]:
-        plane = int(volume.planes[at])
-        image = crop(volume.study.volume(volume.sequence)[plane], volume.corner, *self.config.crop)
+    def _read(self, drawn: "_Drawn") -> tuple[NDArray[np.float32], ...]:
+        volume = drawn.volume
+        x = self._image(drawn, volume.sequence)
         labels = volume.study.labels()
-        lesion = np.zeros_like(image) if labels is None else crop(labels[plane], volume.corner, *self.config.crop)
-        flip = slice(None, None, -1 if rng.random() < self.config.flip else 1)
-        x = to_unit(np.ascontiguousarray(image[:, flip]))
-        return x, np.ascontiguousarray(lesion[:, flip] > 0).astype(np.float32)
+        if labels is None:
+            return x, np.zeros_like(x)
+        own = crop(labels[drawn.plane], volume.corner, *self.config.crop)[:, drawn.columns]
+        return x, np.ascontiguousarray(own).astype(np.float32)
+
+    def _image(self, drawn: "_Drawn", sequence: str) -> NDArray[np.float32]:
+        image = crop(drawn.volume.study.volume(sequence)[drawn.plane], drawn.volume.corner, *self.config.crop)
+        return to_unit(np.ascontiguousarray(image[:, drawn.columns]))
+
+    def _true(self, source: "_Drawn", domain: int, like: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The drawn plane of the source's subject in another domain; background where the draw has no such volume."""
+        subject = source.volume.study.subject
+        own = [v for v in self.by_domain[domain] if v.study.subject == subject]
+        return self._image(source, own[0].sequence) if own else np.full_like(like, -1.0)
+
+
+class _Drawn(NamedTuple):
+    """A slice as it enters a batch."""
+
+    volume: TrainingVolume
+    plane: int
+    flipped: bool
+
+    @property
+    def columns(self) -> slice:
+        """Left to right, or mirrored."""
+        return slice(None, None, -1 if self.flipped else 1)

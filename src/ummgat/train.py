@@ -25,7 +25,7 @@ from ummgat.files import write_json
 from ummgat.losses import Expected, Parts, Tensors
 from ummgat.matching import intensity_histogram
 from ummgat.model.networks import update_average
-from ummgat.relation import Relations, relations
+from ummgat.relation import Relations, relations, rim_window
 from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes, trimmed
 from ummgat.study import Study
 from ummgat.train_state import TrainState, load_state, new_state, save_state
@@ -92,6 +92,8 @@ def train(
     """
     volumes = index_volumes(studies, draw, config.data)
     table = draw.table
+    if config.train.schedule == "paired":
+        _require_pairs(volumes)
     _set_threads(config)
     n = config.train.devices
     if config.train.batch % n:
@@ -158,6 +160,15 @@ def train(
     return out / "model.safetensors"
 
 
+def _require_pairs(volumes: Sequence[TrainingVolume]) -> None:
+    """ValueError if no training subject shows two domains: the paired schedule would learn nothing but copying."""
+    if len({volume.study.subject for volume in volumes}) == len(volumes):
+        raise ValueError(
+            "Draw has no pairs. Found one sequence of each training subject; expected subjects with several, since "
+            "train.schedule is paired. Draw with --mode all, or choose another schedule."
+        )
+
+
 def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: int = 1) -> Tensors:
     """This process's share of a batch, on its device. Each process draws the whole batch, which is cheap, and the same."""
     size = len(batch.x_src) // world_size
@@ -177,25 +188,28 @@ def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: in
         z=tensor(batch.z[:, own]),
         lesion_pairs=float(pairs.sum()) / world_size,
         origin=batch.origin,
+        labels_src=None if batch.labels_src is None else tensor(batch.labels_src[own]),
+        x_true=None if batch.x_true is None else tensor(batch.x_true[own]),
     )
 
 
 def draw_batch(sampler: SliceSampler, config: Config, step: int) -> Batch:
-    """The whole batch of a step; cut to the brain in the alternating schedule, before processes share it."""
-    batch = sampler.batch(step, config.train.batch, config.model.latent_dim)
-    return trimmed(batch, config.model.unit) if config.train.schedule == "alternating" else batch
+    """The whole batch of a step; cut to the brain unless the schedule is literal, before processes share it."""
+    schedule = config.train.schedule
+    batch = sampler.batch(step, config.train.batch, config.model.latent_dim, paired=schedule == "paired")
+    return batch if schedule == "literal" else trimmed(batch, config.model.unit)
 
 
 def _expected(config: Config, found: Relations, device: torch.device) -> Expected | None:
     """What the relation loss compares to; learnt again from the same volumes when a run goes on."""
     if not config.loss.relation:
         return None
-    for source, target in np.argwhere(np.isnan(found.curves).any(-1)):
+    for source, target in np.argwhere(np.isnan(found.curves).any((-2, -1))):
         log.warning(
             "No two subjects relate domain %d to %d: the relation loss leaves this direction out", source, target
         )
     curves, lesions = (torch.from_numpy(values / 127.5 - 1).to(device) for values in (found.curves, found.lesions))
-    return Expected(curves, lesions)
+    return Expected(curves, lesions, rim_window(config.data.spacing_mm))
 
 
 def _set_threads(config: Config) -> None:

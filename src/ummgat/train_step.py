@@ -4,6 +4,7 @@ literal      D on the latent pass, D on the reference pass, G+E+M on the latent 
              reference pass. Every pass translates anew; R1 at every step of D.
 alternating  one kind of pass per iteration, latent and reference in turn; D and G share one translation; R1 and the
              cycle loss at intervals, weighted by them. Its batches come cut to the brain (`slices.trimmed`).
+paired       G + M by the true image, which an unpaired method never sees: the bound that ours is measured against.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from ummgat.losses import (
     Terms,
     discriminator_loss,
     generator_loss,
+    paired_loss,
     target_of,
     translated,
 )
@@ -117,6 +119,8 @@ class Step:
         set_learning_rates(self.optimizers, self.config.train, step)
         if self.config.train.schedule == "literal":
             return self.literal(batch, step)
+        if self.config.train.schedule == "paired":
+            return self.paired(batch)
         return self.alternating(batch, step)
 
     def literal(self, batch: Tensors, step: int) -> Parts:
@@ -143,6 +147,20 @@ class Step:
         parts = self._discriminate(batch, x_fake, r1)
         cycle = weights.cycle * train.cycle_every if pair % train.cycle_every == 0 else 0.0
         return parts | self._generate(batch, kind, target, x_fake, cycle, step)
+
+    def paired(self, batch: Tensors) -> Parts:
+        """The same generator, told the truth: mean absolute difference, one code per domain from the mapper."""
+        assert batch.x_true is not None
+        nets, optimizers = self.nets, self.optimizers
+        code, source = nets.mapper(batch.z[0], batch.y_trg), nets.mapper(batch.z[1], batch.y_src)
+        x_fake = nets.generator(batch.x_src, code, source, brain_mask(batch.x_src), batch.origin)
+        loss = paired_loss(x_fake, batch.x_true)
+        for optimizer in (optimizers.generator, optimizers.mapper):
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for module, optimizer in ((nets.generator, optimizers.generator), (nets.mapper, optimizers.mapper)):
+            self._take_step(module, optimizer)
+        return {"paired": loss.item()}
 
     def _translate(self, batch: Tensors, target: Target) -> Tensor:
         mask, apart = brain_mask(batch.x_src), self.config.loss.lesion_apart

@@ -16,6 +16,7 @@ from ummgat.config import Config
 from ummgat.crop import crop
 from ummgat.domain import Domain, DomainTable
 from ummgat.kid import FEATURES, RandomFeatures, kernel_distance
+from ummgat.metrics import gradient_energy
 from ummgat.model.networks import Networks
 from ummgat.slices import TrainingVolume, to_unit
 from ummgat.study import Study
@@ -26,6 +27,10 @@ PLANES = 4
 
 REAL_SLICES = 64
 """Training slices per domain that stand for the domain."""
+
+DETAIL_GREYS = 10.0
+"""Grey levels that a factor of e too much or too little gradient energy costs a checkpoint: mean absolute error alone is
+won by the flattest images, which no segmentation model has seen."""
 
 
 class Probe(NamedTuple):
@@ -93,8 +98,8 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
     Returns
     -------
     dict
-        `directions`: list of rows (mode, source, target, kernel, kernel_copy, cycle, agreement, mae or None,
-        mae_lesion or None, n);
+        `directions`: list of rows (mode, source, target, kernel, kernel_copy, cycle, agreement, detail, mae or None,
+        mae_lesion or None, n), detail being gradient energy over that of real slices of the target;
         `score`: what checkpoints are compared by, lower is better; `basis`: what it rests on;
         `mode` and `sources`: the chosen code mode and, per target, sources best first. JSON-ready.
     """
@@ -102,6 +107,7 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
     codes = domain_codes(nets, probe.real, seed)
     features = RandomFeatures().to(device)
     real = [features(x.to(device)).cpu().numpy().astype(np.float64) for x in probe.real]
+    energies = [_gradient_energy(x) for x in probe.real]
     center, spread = np.concatenate(real).mean(0), np.concatenate(real).std(0) + 1e-6
     real = [(f - center) / spread for f in real]
     centroids = torch.stack([nets.encoder.features(x.to(device)).mean(0) for x in probe.real])
@@ -135,6 +141,7 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
                         "kernel_copy": kernel_distance(_standard(features(x), center, spread), real[trg]),
                         "cycle": float((x - back).abs()[brain].mean() * 127.5),
                         "agreement": float((nearest == trg).float().mean()),
+                        "detail": (_gradient_energy(fake) + 1) / (energies[trg] + 1),
                         "mae": float(np.mean(errors)) if errors else None,
                         "mae_lesion": float(np.mean(lesion_errors)) if lesion_errors else None,
                         "n": len(x),
@@ -161,6 +168,12 @@ def _paired_mae(fake: Tensor, true: Tensor, region: Tensor | None = None) -> flo
         return float("nan")
     brain = (fake > -1) & (true > -1)
     return float((fake - true).abs()[brain if region is None else brain & region].mean() * 127.5)
+
+
+def _gradient_energy(x: Tensor) -> float:
+    """Of slices (n, 1, row, column), in squared grey levels, see `ummgat.metrics.gradient_energy`."""
+    slices = x[:, 0].cpu().numpy()
+    return gradient_energy(127.5 * slices, slices > -1)
 
 
 def _standard(features: Tensor, center: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -191,7 +204,9 @@ def choose(rows: Sequence[dict[str, Any]], table: DomainTable) -> dict[str, Any]
     for mode in modes:
         own = [row for row in rows if row["mode"] == mode]
         if paired:
+            detail = _mean(abs(float(np.log(row["detail"]))) for row in own)
             totals[mode] = _mean(row["mae"] for row in own) + _mean(row["mae_lesion"] for row in own)
+            totals[mode] += DETAIL_GREYS * detail
         else:
             totals[mode] = _mean(unpaired_score(row) for row in own)
     best = min(modes, key=lambda mode: totals[mode])
@@ -204,7 +219,7 @@ def choose(rows: Sequence[dict[str, Any]], table: DomainTable) -> dict[str, Any]
         ranked += sorted((row for row in own if row not in same), key=unpaired_score)
         sources[str(target)] = [row["source"] for row in ranked]
         bases[str(target)] = "true images of selection subjects" if by_truth else "unpaired criteria"
-    basis = "MAE to true images of selection subjects, brain plus lesion" if paired else "unpaired criteria"
+    basis = "MAE to true images of selection subjects, brain plus lesion, and detail" if paired else "unpaired criteria"
     return {"score": totals[best], "basis": basis, "mode": best, "sources": sources, "sources_basis": bases}
 
 

@@ -24,6 +24,33 @@ def along_curve(x: Tensor, knots: Tensor) -> Tensor:
     return torch.lerp(knots.gather(1, low), knots.gather(1, low + 1), (at - low).to(knots.dtype)).view(x.shape)
 
 
+def along_surface(x: Tensor, rims: Tensor, knots: Tensor) -> Tensor:
+    """Bilinear in each pixel's intensity and a second property of it.
+
+    Parameters
+    ----------
+    x : Tensor (batch, …)
+        In [-1, 1].
+    rims : Tensor like `x`
+        In [0, 1].
+    knots : Tensor (batch, n_rims, n_knots)
+        Values at evenly spaced properties, 0 to 1, and intensities, -1 to 1.
+
+    Returns
+    -------
+    Tensor like `x`
+    """
+    last, rows = knots.shape[2] - 1, knots.shape[1] - 1
+    at, row = (x.flatten(1) + 1) * (last / 2), rims.flatten(1) * rows
+    low, lower = at.floor().long().clamp(0, last - 1), row.floor().long().clamp(0, rows - 1)
+    values, first = knots.flatten(1), lower * (last + 1) + low
+
+    def between(index: Tensor) -> Tensor:
+        return torch.lerp(values.gather(1, index), values.gather(1, index + 1), at - low)
+
+    return torch.lerp(between(first), between(first + last + 1), row - lower).view(x.shape)
+
+
 class ToneCurve(nn.Module):
     """A curve per image, drawn by the code.
 
