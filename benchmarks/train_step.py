@@ -3,7 +3,7 @@
 Usage: python benchmarks/train_step.py [--preset small] [--rounds 3] [--threads 0] [--json FILE]
 
 Prints seconds and FLOPs per iteration of each, the share of this machine's measured matrix-product rate, and the ratio.
-FLOPs are PyTorch's count of matrix products, convolutions and attention, backward included.
+FLOPs are those of matrix products, convolutions and attention, backward included, as `counting` has them.
 """
 
 import argparse
@@ -13,45 +13,19 @@ import math
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from ummgat.config import Config, load_config
+from counting import CountOperators, matmul_rate, synchronize
+from ummgat.config import Config, TrainConfig, load_config
 from ummgat.losses import Expected
-from ummgat.model.networks import build_networks
+from ummgat.model.networks import Networks, build_networks
 from ummgat.relation import KNOTS, RIMS, rim_window
 from ummgat.slices import Batch, trimmed
 from ummgat.train import to_tensors
 from ummgat.train_step import Step, build_optimizers
-
-
-class CountFlops(TorchDispatchMode):
-    """Sum PyTorch's own FLOP formulas over every operator that has one.
-
-    `FlopCounterMode` does the same per module, and its bookkeeping fails on the double backward of R1.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator, then count it."""
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        name = func._overloadpacket.__name__
-        if name == "_scaled_dot_product_flash_attention_for_cpu":  # the CPU kernel is not in the registry
-            self.total += sdpa_flop_count(*(t.shape for t in args[:3]))
-        elif name == "_scaled_dot_product_flash_attention_for_cpu_backward":
-            self.total += sdpa_backward_flop_count(*(t.shape for t in args[:4]))
-        elif formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def synthetic_batch(config: Config, n_domains: int) -> Batch:
@@ -70,20 +44,20 @@ def synthetic_batch(config: Config, n_domains: int) -> Batch:
     return Batch(image(), y, lesion, image(), (y + 1) % n_domains, lesion, z)
 
 
-def matmul_rate(device: torch.device, seconds: float = 1.0) -> float:
-    """Best fp32 matrix-product rate over sizes that fit the caches, FLOP/s."""
-    best = 0.0
-    for side in (512, 1024, 2048):
-        a, b = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
-        a @ b
-        began, n = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds / 3:
-            a @ b
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            n += 1
-        best = max(best, 2 * side**3 * n / (time.perf_counter() - began))
-    return best
+def build_step(nets: Networks, config: Config, device: torch.device) -> Step:
+    """A step on copies of `nets`, with a straight line as the curve that the relation loss expects of every direction."""
+    own, n_domains = copy.deepcopy(nets), nets.encoder.n_domains
+    knots = torch.linspace(-1, 1, KNOTS, device=device).repeat(n_domains, n_domains, RIMS, 1)
+    window = rim_window(config.data.spacing_mm)
+    expected = Expected(knots, torch.zeros(n_domains, 3, device=device), window)
+    return Step(own, build_optimizers(own, config.train), config, lambda p: None, expected)
+
+
+def one_cycle(train: TrainConfig) -> range:
+    """Iterations after which the default schedule repeats itself, long after the opening, when every term counts."""
+    length = 2 * max(train.r1_every, train.cycle_every)
+    start = math.ceil(0.9 * train.iterations / length) * length
+    return range(start, start + length)
 
 
 def main() -> None:
@@ -106,38 +80,31 @@ def main() -> None:
         "literal": to_tensors(whole, device),
         "default": to_tensors(trimmed(whole, nets.generator.unit), device),  # as the alternating schedule gets them
     }
-    knots = torch.linspace(-1, 1, KNOTS, device=device).repeat(n_domains, n_domains, RIMS, 1)
-    window = rim_window(config.data.spacing_mm)
-    expected = Expected(knots, torch.zeros(n_domains, 3, device=device), window)
     train = config.train
     literal_train = train.model_copy(
         update={"schedule": "literal", "r1_every": 1, "cycle_every": 1, "d_real": "source"}
     )
     default_train = train.model_copy(update={"schedule": "alternating"})
-    steps = {}
-    for name, chosen in (("literal", literal_train), ("default", default_train)):
-        own = copy.deepcopy(nets)
-        steps[name] = Step(
-            own, build_optimizers(own, chosen), config.model_copy(update={"train": chosen}), lambda p: None, expected
-        )
-    cycle = 2 * max(train.r1_every, train.cycle_every)  # iterations after which the default schedule repeats itself
-    start = math.ceil(0.9 * train.iterations / cycle) * cycle  # long after the opening, when every term counts
+    steps = {
+        name: build_step(nets, config.model_copy(update={"train": chosen}), device)
+        for name, chosen in (("literal", literal_train), ("default", default_train))
+    }
+    cycle = one_cycle(train)
     flops = {}
-    for name, length in (("literal", 1), ("default", cycle)):
-        with CountFlops() as counter:
-            for i in range(length):
-                steps[name].run(batches[name], start + i)
-        flops[name] = counter.total / length
+    for name, iterations in (("literal", cycle[:1]), ("default", cycle)):
+        with CountOperators() as counter:
+            for i in iterations:
+                steps[name].run(batches[name], i)
+        flops[name] = counter.flops / len(iterations)
     seconds: dict[str, list[float]] = {"literal": [], "default": []}
     for _ in range(arguments.rounds):
         # In turn, so that a drift of the machine's speed meets both alike.
-        for name, length in (("literal", max(1, cycle // 4)), ("default", cycle)):
+        for name, iterations in (("literal", cycle[: max(1, len(cycle) // 4)]), ("default", cycle)):
             began = time.perf_counter()
-            for i in range(length):
-                steps[name].run(batches[name], start + i)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append((time.perf_counter() - began) / length)
+            for i in iterations:
+                steps[name].run(batches[name], i)
+            synchronize(device)
+            seconds[name].append((time.perf_counter() - began) / len(iterations))
     rate = matmul_rate(device)
     print(
         f"preset {arguments.preset}, {device}, {torch.get_num_threads()} threads, matrix products {rate / 1e9:.1f} GFLOP/s"
