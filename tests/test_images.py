@@ -64,6 +64,8 @@ def test_every_part_is_written_once(measured, model, studies):
         "distances_compared.csv",
         "enhancement.csv",
         "enhancement_rates.csv",
+        "lesions.csv",
+        "lesions_rates.csv",
         "pictures",
     } <= names
     pictures = {p.stem for p in (measured / "pictures").iterdir()}

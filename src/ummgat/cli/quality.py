@@ -25,7 +25,9 @@ def quality(
     part: Annotated[
         Literal["selection", "test"], typer.Option(help="Whom to measure; choose nothing by test.")
     ] = "test",
-    parts: Annotated[str, typer.Option(help="What to measure.")] = "directions,distances,enhancement,codes,pictures",
+    parts: Annotated[
+        str, typer.Option(help="What to measure.")
+    ] = "directions,distances,enhancement,lesions,codes,pictures",
     across: Annotated[
         bool, typer.Option("--across", help="Distances of translations to other centers too: takes longer.")
     ] = False,

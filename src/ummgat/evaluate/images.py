@@ -18,6 +18,7 @@ from ummgat.evaluate.domain_features import gather
 from ummgat.evaluate.enhancement import enhancement_rates, measure_enhancement
 from ummgat.evaluate.features import Extractor
 from ummgat.evaluate.gallery import overlays, stacks, with_and_without
+from ummgat.evaluate.kept_lesions import kept_rates, measure_kept
 from ummgat.evaluate.pictures import direction_grid
 from ummgat.evaluate.results import same_settings
 from ummgat.evaluate.scenarios import fixed_scenarios
@@ -27,7 +28,7 @@ from ummgat.files import atomic_path, exclusive, write_json
 from ummgat.study import Study
 from ummgat.weights import TrainedModel
 
-PARTS = ("directions", "distances", "enhancement", "codes", "pictures")
+PARTS = ("directions", "distances", "enhancement", "lesions", "codes", "pictures")
 
 PICTURED = 2
 """Subjects of whom pictures are made: the first ones, whoever they are."""
@@ -58,7 +59,7 @@ def measure_images(
         On the model's grid, with labels and true images; nobody a network trained on.
     out : Path
         Folder: directions.csv, distances.csv, features.json, with several models distances_compared.csv, enhancement.csv,
-        enhancement_rates.csv, separation.csv and pictures.
+        enhancement_rates.csv, lesions.csv, lesions_rates.csv, separation.csv and pictures.
     settings : mapping
         What the measures depend on; kept in images.json, and a folder with others is refused.
     extractors : sequence of Extractor
@@ -105,6 +106,10 @@ def measure_images(
                 write_rows(out / "enhancement.csv", rows)
             else:
                 left_out.append("enhancement: the segmenter takes no t1ce or tells no ET")
+        if "lesions" in parts and not (out / "lesions.csv").is_file():
+            rows = measure_kept(models, segmenter, studies, progress=seen("lesions"))
+            write_rows(out / "lesions_rates.csv", kept_rates(rows))
+            write_rows(out / "lesions.csv", rows)
         if "codes" in parts and not (out / "separation.csv").is_file():
             found = collect(model, studies, progress=seen("codes"))
             save_picture(code_figure(found), out, "codes_features")

@@ -25,6 +25,11 @@ ENHANCEMENT = (
     "Intervals: Wilson, 95 %."
 )
 
+LESIONS = (
+    "Lesions of at least 1 mL that vanish: less than a tenth of one is called tumour by the segmenter, though it finds the lesion in the true "
+    "images. Others true: only the target is generated. Source alone: everything but the source is. Intervals: Wilson, 95 %."
+)
+
 ERRORS = (
     "Against the true image, on the model's grid, generated / histogram-matched copy / copy: MAE in grey levels of 255, SSIM "
     "(Gaussian window, range 255), correlation, PSNR in dB; inside the lesion and in the rest of the brain. Medians over subjects."
@@ -53,6 +58,9 @@ def image_sections(results: Path) -> list[Section]:
         tables = {"enhancement_rates": _rates(rates), "enhancement_volumes": _volumes(_read(results, "enhancement"))}
         captions = {"enhancement_rates": "Rates", "enhancement_volumes": "Volumes: median over subjects, mL"}
         found.append(Section("Enhancement", [ENHANCEMENT], tables, figures, captions))
+    kept = _read(results, "lesions_rates")
+    if kept:
+        found.append(Section("Lesions kept", [LESIONS], {"lesions_rates": _kept(kept)}))
     separated = _read(results, "separation")
     codes = {p.stem: p for p in pictures if p.stem.startswith("codes_")}
     if separated or codes:
@@ -66,6 +74,22 @@ def image_sections(results: Path) -> list[Section]:
         note = "Generated images are not scans. Segmentations: necrotic core red, oedema green, enhancing tumour blue."
         found.append(Section("Pictures", [note], figures=rest))
     return found[:1] + [section for section in found[1:] if not section.empty]
+
+
+def _kept(rates: Sequence[dict[str, str]]) -> Table:
+    """Rates as a reader wants them."""
+    return [
+        {
+            "model": row["model"],
+            "target": row["target"],
+            "source": row["source"],
+            "setting": row["setting"],
+            "vanished": f"{row['k']} of {row['n']}",
+            "95 %": f"{number(float(row['low']), 2)} to {number(float(row['high']), 2)}",
+            "median share found": number(row["median_share"], 2),
+        }
+        for row in rates
+    ]
 
 
 def _distances(results: Path) -> list[Section]:

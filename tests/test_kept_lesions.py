@@ -1,0 +1,84 @@
+"""Lesions that vanish in translation, with segmenters whose answers one knows."""
+
+import numpy as np
+import pytest
+
+from ummgat.evaluate import kept_lesions
+from ummgat.evaluate.kept_lesions import kept_rates, measure_kept, shares_found
+from ummgat.weights import load_model
+
+SEQUENCES = ("t1", "t1ce", "t2")
+
+
+@pytest.fixture(scope="module")
+def model(model_path):
+    return load_model(model_path)
+
+
+@pytest.fixture(scope="module")
+def studies(cohort_studies):
+    return [s for s in cohort_studies if s.center == "A" and set(SEQUENCES) <= set(s.sequences)][:2]
+
+
+@pytest.fixture(autouse=True)
+def miniature(monkeypatch):
+    """The phantom's tumours are small."""
+    monkeypatch.setattr("ummgat.evaluate.enhancement.MIN_ML", 0.001)
+    monkeypatch.setattr(kept_lesions, "LEAST_ML", 0.001)
+
+
+class Oracle:
+    """Finds the true labels where every image named in `looks_at` is the true one, nothing otherwise."""
+
+    sequences, regions = SEQUENCES, "multi"
+
+    def __init__(self, studies, looks_at):
+        self.studies, self.looks_at = studies, looks_at
+
+    def __call__(self, images):
+        for study in self.studies:
+            if all(np.array_equal(study.volume(q), images[q]) for q in self.looks_at):
+                return np.asarray(study.labels())
+        return np.zeros_like(images["t1"])
+
+
+def test_shares_by_hand():
+    found, lesion = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
+    lesion[0, :2, :] = True
+    found[0, 0, :3] = found[1] = True
+    assert shares_found(found, [lesion, ~lesion]) == [3 / 8, 16 / 24]
+
+
+def test_a_segmenter_that_reads_t1_keeps_what_a_true_t1_shows(model, studies):
+    """T2 is the one target here. With T1 true nothing is lost; made from T1ce alone, T1 is generated and all is lost."""
+    rows = measure_kept({"model": model}, Oracle(studies, ["t1"]), studies)
+    kinds = {(r["target"], r["source"], r["setting"]) for r in rows}
+    assert kinds == {("t2", q, s) for q in ("t1", "t1ce") for s in ("others true", "source alone")}
+    lost = {(r["source"], r["setting"]) for r in rows if r["vanished"]}
+    assert lost == {("t1ce", "source alone")}
+    assert {r["share_true"] for r in rows} == {1.0}
+    assert {r["subject"] for r in rows} == {s.subject for s in studies}
+    rates = {(r["source"], r["setting"]): r for r in kept_rates(rows)}
+    strict, lenient = rates["t1ce", "source alone"], rates["t1ce", "others true"]
+    assert strict["n"] == lenient["n"] >= len(studies)
+    assert (strict["k"], strict["median_share"]) == (strict["n"], 0)
+    assert (lenient["k"], lenient["median_share"]) == (0, 1)
+
+
+def test_what_true_images_do_not_show_is_not_held_against_the_generator(model, studies):
+    blind = Oracle([], [])
+    rows = measure_kept({"model": model}, blind, studies)
+    assert rows
+    assert not any(r["vanished"] for r in rows)
+    assert kept_rates(rows) == []
+
+
+def test_small_lesions_and_studies_without_labels_or_images_do_not_count(model, studies, cohort_studies, monkeypatch):
+    without = [s for s in cohort_studies if not set(SEQUENCES) <= set(s.sequences)]
+    assert without
+    done = []
+    oracle = Oracle(studies, ["t1"])
+    assert measure_kept({"model": model}, oracle, without, lambda i, n: done.append((i, n))) == []
+    assert done[-1] == (len(without), len(without))
+    monkeypatch.setattr(kept_lesions, "LEAST_ML", 1e6)
+    assert measure_kept({"model": model}, oracle, studies) == []
