@@ -13,7 +13,7 @@ from ummgat.model.encoder import SequenceEncoder
 from ummgat.model.mapper import Mapper
 from ummgat.model.masked import MaskedAdaIN, brain_mask
 from ummgat.model.networks import GENERATORS, build_networks, moving_average_of, update_average
-from ummgat.model.statistics import BINS, ZONES, brain_coordinates, brain_statistics
+from ummgat.model.statistics import BINS, ZONES, brain_coordinates, brain_statistics, local_detail, neighbourhood_mean
 from ummgat.model.swin_unet import WindowAttention
 from ummgat.model.tone import along_curve
 
@@ -293,7 +293,7 @@ def test_logit_is_the_brain_weighted_mean_of_its_domains_map(position):
     discriminator = build_networks(MODEL.model_copy(update=update), 4, 0).discriminator
     x = images(3, 176, 176)
     mask = brain_mask(x)
-    seen = [brain_centred(x, mask)] + ([brain_coordinates(mask)] if position else [])
+    seen = [brain_centred(x, mask, local_detail(x, mask))] + ([brain_coordinates(mask)] if position else [])
     maps = discriminator.head(discriminator.trunk(torch.cat(seen, 1)))
     assert maps.shape == (3, 4, 11, 11)
     weight = mask.view(3, 11, 16, 11, 16).mean((2, 4))
@@ -361,7 +361,32 @@ def test_brain_coordinates_are_centred_scaled_and_move_with_the_brain():
 
 def test_discriminator_input_is_zero_in_the_background():
     x = images(2)
-    assert brain_centred(x, brain_mask(x))[(x == -1).expand(-1, 2, -1, -1)].abs().max() == 0
+    mask = brain_mask(x)
+    assert brain_centred(x, mask, local_detail(x, mask))[(x == -1).expand(-1, 2, -1, -1)].abs().max() == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 9, 12), (1, 2, 3, 2), (1, 1, 1, 8)])
+def test_neighbourhood_mean_is_the_pooling_it_replaces(shape):
+    """With both gradients: R1 differentiates it twice; and in images smaller than the neighbourhood."""
+    t = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    weights = torch.linspace(-1, 2, t.numel(), dtype=torch.float64).view(shape)
+
+    def gradients(mean):
+        (first,) = torch.autograd.grad((mean(t).pow(3) * weights).sum(), t, create_graph=True)
+        return mean(t), first, *torch.autograd.grad((first * weights).sum(), t)
+
+    expected = gradients(lambda t: F.avg_pool2d(t, 7, stride=1, padding=3))
+    for one, other in zip(gradients(lambda t: neighbourhood_mean(t, 7)), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_statistics_take_what_the_discriminator_has_already():
+    x = images(2)
+    mask = brain_mask(x)
+    own = brain_statistics(x, mask)
+    torch.testing.assert_close(brain_statistics(x, mask, brain_coordinates(mask), local_detail(x, mask)), own)
+    assert not torch.equal(brain_statistics(x, mask, 2 * brain_coordinates(mask)), own)
+    assert not torch.equal(brain_statistics(x, mask, detail=2 * local_detail(x, mask)), own)
 
 
 # ---------------------------------------------------------------- mapper

@@ -12,6 +12,7 @@ from torch import Tensor
 from ummgat.config import LossConfig
 from ummgat.model.masked import BACKGROUND, brain_mask
 from ummgat.model.networks import Networks
+from ummgat.model.statistics import neighbourhood_mean
 from ummgat.model.tone import along_surface
 
 Pass = Literal["latent", "reference"]
@@ -156,11 +157,11 @@ def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> 
     x, x_fake, mask : Tensor (batch, 1, height, width)
         Source, translation in [-1, 1]; brain.
     window : int
-        Side of the neighbourhood in pixels.
+        Side of the neighbourhood in pixels, odd.
     """
 
     def local(t: Tensor) -> Tensor:
-        return F.avg_pool2d(t, window, stride=1, padding=window // 2)
+        return neighbourhood_mean(t, window)
 
     x, y = x.float(), x_fake.float()
     n = local(mask).clamp_min(1e-3)
@@ -240,8 +241,7 @@ def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
     knots = expected.curves[batch.y_src, batch.y_trg]
     known = knots.isfinite().flatten(1).all(1)
     brain = brain_mask(batch.x_src)
-    rims = F.avg_pool2d(brain, (expected.window, 1), stride=1, padding=(expected.window // 2, 0))
-    rims = F.avg_pool2d(rims, (1, expected.window), stride=1, padding=(0, expected.window // 2))
+    rims = neighbourhood_mean(brain, expected.window)
     surface = along_surface(batch.x_src, rims, torch.where(known[:, None, None], knots, 0.0))
     healthy = brain * (1 - batch.lesion_src) * known.view(-1, 1, 1, 1)
     loss_healthy = ((x_fake - surface).abs() * healthy).sum() / healthy.sum().clamp_min(1.0)

@@ -11,12 +11,12 @@ from ummgat.model.masked import brain_mask
 from ummgat.model.statistics import StatisticsMlp, brain_coordinates, local_detail
 
 
-def brain_centred(x: Tensor, mask: Tensor) -> Tensor:
-    """Image with background 0, and its local detail at like strength: (batch, 2, height, width).
+def brain_centred(x: Tensor, mask: Tensor, detail: Tensor) -> Tensor:
+    """Image with background 0, and its `local_detail` at like strength: (batch, 2, height, width).
 
     With background at -1 the brain's outline, which real and translated images share, drowns what tells them apart.
     """
-    return torch.cat([2.0 * (x + 0.3) * mask, 4.0 * local_detail(x, mask)], dim=1)
+    return torch.cat([2.0 * (x + 0.3) * mask, 4.0 * detail], dim=1)
 
 
 class Discriminator(nn.Module):
@@ -42,13 +42,15 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Slices (batch, 1, height, width) in [-1, 1] and domains (batch,) → logits (batch,)."""
         mask = brain_mask(x.detach())
-        h = brain_centred(x, mask)
-        if self.position:
-            h = torch.cat([h, brain_coordinates(mask)], dim=1)
+        detail = local_detail(x, mask)
+        places = brain_coordinates(mask) if self.position or self.statistics is not None else None
+        h = brain_centred(x, mask, detail)
+        if self.position and places is not None:
+            h = torch.cat([h, places], dim=1)
         logits = self.head(self.trunk(h))
         weight = F.adaptive_avg_pool2d(mask, logits.shape[-2:])
         # (batch, n_domains): pooled before the index, so that any image size keeps the domains apart
         logits = (logits * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
         if self.statistics is not None:
-            logits = logits + self.statistics(x, mask)
+            logits = logits + self.statistics(x, mask, places, detail)
         return logits[torch.arange(len(x), device=x.device), y]
