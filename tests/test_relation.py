@@ -171,7 +171,8 @@ def test_one_intensity_near_the_rim_and_deep_inside_goes_with_two(tmp_path):
     volumes += [volume(tmp_path, f"b{i}", "t2", 1, np.where(inside, 180, 60)) for i in range(2)]
     curves = relations(volumes, 2).curves[0, 1]
     middle = (KNOT_VALUES > 90) & (KNOT_VALUES < 150)
-    assert curves[-1, middle].mean() - curves[2, middle].mean() > 40
+    assert curves[-1, middle].mean() > 135
+    assert curves[2, middle].mean() < 80
 
 
 def test_rim_window_is_odd_and_about_as_long_as_said():

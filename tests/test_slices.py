@@ -177,6 +177,20 @@ def test_paired_batches_show_the_very_slice_in_the_target_domain(uneven):
     assert other > 3
 
 
+def test_paired_batches_are_mirrored_as_their_sources_are(tmp_path):
+    """Greys rise from left to right: into its own domain a source's true image is the source itself."""
+    studies = []
+    for number in (1, 2):
+        study = write_subject(tmp_path, number, ["t1"])
+        volume = np.where(np.array(study.volume("t1")) > 0, np.arange(12, dtype=np.uint8) + 10, 0).astype(np.uint8)
+        studies.append(write_study(study.folder, study.record, {"t1": volume}, None))
+    draw = draw_of({"s1": ["t1"], "s2": ["t1"]}, ["A/t1"])
+    batch = sampler_of(studies, draw, CONFIG.model_copy(update={"flip": 0.5})).batch(0, 20, 1, paired=True)
+    np.testing.assert_array_equal(batch.x_true, batch.x_src)
+    falls = batch.x_src[:, 0, 5, 4] > batch.x_src[:, 0, 5, 5]
+    assert 0 < falls.sum() < 20
+
+
 def test_labels_come_with_their_values(uneven):
     batch = sampler_of(*uneven, CONFIG.model_copy(update={"lesion_share": 1.0})).batch(0, 4, 1)
     np.testing.assert_array_equal(batch.labels_src, 2 * batch.lesion_src)
