@@ -204,9 +204,8 @@ class SliceSampler:
         at = self._plane(rng, source, want_lesion, None)
         near = self._plane(rng, reference, want_lesion, float(source.heights[at]))
         flips = [bool(rng.random() < self.config.flip) for _ in range(2)]
-        return _Drawn(source, int(source.planes[at]), flips[0]), _Drawn(
-            reference, int(reference.planes[near]), flips[1]
-        )
+        first = _Drawn(source, int(source.planes[at]), flips[0])
+        return first, _Drawn(reference, int(reference.planes[near]), flips[1])
 
     def _swap_source(self, rng: np.random.Generator, y_trg: int) -> tuple[TrainingVolume, list[TrainingVolume]]:
         targets = self.by_domain[y_trg]

@@ -46,7 +46,7 @@ class NonFiniteLossError(FloatingPointError):
 
 def plan(config: Config, studies: Sequence[Study], draw: Draw) -> Estimate:
     """Check config, cohort and draw against each other and time two trial steps; trains nothing."""
-    volumes = index_volumes(studies, draw, config.data)
+    volumes = _training_volumes(config, studies, draw)
     _set_threads(config)
     state = new_state(config, len(draw.domains), torch.device("cpu"))
     sampler = SliceSampler(volumes, len(draw.domains), config.data, config.train.seed)
@@ -90,10 +90,8 @@ def train(
     NonFiniteLossError
         If a loss is not finite; the last good checkpoint stays.
     """
-    volumes = index_volumes(studies, draw, config.data)
+    volumes = _training_volumes(config, studies, draw)
     table = draw.table
-    if config.train.schedule == "paired":
-        _require_pairs(volumes)
     _set_threads(config)
     n = config.train.devices
     if config.train.batch % n:
@@ -160,13 +158,15 @@ def train(
     return out / "model.safetensors"
 
 
-def _require_pairs(volumes: Sequence[TrainingVolume]) -> None:
-    """ValueError if no training subject shows two domains: the paired schedule would learn nothing but copying."""
-    if len({volume.study.subject for volume in volumes}) == len(volumes):
+def _training_volumes(config: Config, studies: Sequence[Study], draw: Draw) -> list[TrainingVolume]:
+    """Those of the draw; ValueError if the paired schedule would learn nothing from them but copying."""
+    volumes = index_volumes(studies, draw, config.data)
+    if config.train.schedule == "paired" and len({volume.study.subject for volume in volumes}) == len(volumes):
         raise ValueError(
             "Draw has no pairs. Found one sequence of each training subject; expected subjects with several, since "
             "train.schedule is paired. Draw with --mode all, or choose another schedule."
         )
+    return volumes
 
 
 def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: int = 1) -> Tensors:

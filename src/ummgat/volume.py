@@ -57,6 +57,11 @@ class Grid:
         x, y, z = np.linalg.norm(self.matrix[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel, millilitres."""
+        return float(np.prod(self.spacing_mm)) / 1000
+
     def matches(self, other: "Grid", tolerance_mm: float = 1e-2) -> bool:
         """True if every voxel of both grids lies at the same place within `tolerance_mm`."""
         if self.shape != other.shape:

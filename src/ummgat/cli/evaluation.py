@@ -139,9 +139,8 @@ def evaluate(
         segmenters["dropout"] = load_segmenter(dropout, on)
     unknown = require_unseen(segmenters, chosen)
     parts = {"training": wanted.train, "selection": wanted.selection, "test": wanted.test}
-    told = (
-        None if demographics is None else read_demographics(demographics)
-    )  # a bad file is refused before hours of work
+    # Read now: a bad file is refused before hours of work.
+    told = None if demographics is None else read_demographics(demographics)
     table = cohort_rows({name: [s for s in studies if s.subject in of] for name, of in parts.items()}, told)
     sequences = segmenters["plain"].sequences
     correlated = correlations([s for s in studies if s.subject in wanted.train], sequences)

@@ -53,7 +53,7 @@ def cohort_rows(
 
 def _tumour_ml(study: Study) -> float | None:
     lesion = study.lesion()
-    return None if lesion is None else float(lesion.sum() * np.prod(study.grid.spacing_mm) / 1000)
+    return None if lesion is None else float(lesion.sum() * study.grid.voxel_ml)
 
 
 def read_demographics(path: Path) -> dict[str, dict[str, str]]:

@@ -44,11 +44,12 @@ RATES = {
 """Name → (events, out of how many) as summed over rows."""
 
 
-def pieces(mask: Mask, voxel_ml: float) -> list[Mask]:
-    """Connected pieces (26 neighbours) of at least `MIN_ML`."""
+def pieces(mask: Mask, voxel_ml: float, least_ml: float | None = None) -> list[Mask]:
+    """Connected pieces (26 neighbours) of at least `least_ml`, or `MIN_ML`."""
+    least_ml = MIN_ML if least_ml is None else least_ml
     named, n = ndimage.label(mask, np.ones((3, 3, 3)))
     sizes = np.bincount(named.ravel(), minlength=n + 1)[1:] * voxel_ml
-    return [named == i + 1 for i in np.flatnonzero(sizes >= MIN_ML - 1e-9)]
+    return [named == i + 1 for i in np.flatnonzero(sizes >= least_ml - 1e-9)]
 
 
 def by_segmenter(found: Mask, truth: Mask, voxel_ml: float) -> Row:
@@ -187,7 +188,7 @@ def measure_enhancement(
 def _subject_rows(
     models: Mapping[str, TrainedModel], segmenter: Segmenter, study: Study, labels: Volume
 ) -> Iterator[Row]:
-    voxel_ml = float(np.prod(study.grid.spacing_mm)) / 1000
+    voxel_ml = study.grid.voxel_ml
     truth, true = np.isin(labels, REGIONS["ET"]), np.asarray(study.volume(TARGET))
     missing = Scenario.of((TARGET,))
     sources = [q for q in segmenter.sequences if q != TARGET]

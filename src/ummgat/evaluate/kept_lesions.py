@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.domain import Domain
 from ummgat.evaluate.enhancement import pieces
 from ummgat.evaluate.scenarios import Scenario, Substitute
 from ummgat.evaluate.segmentation import Segmenter, Substitutes
@@ -65,49 +64,51 @@ def measure_kept(
     for i, study in enumerate(studies):
         labels = study.labels()
         if labels is not None and set(segmenter.sequences) <= set(study.sequences):
-            voxel_ml = float(np.prod(study.grid.spacing_mm)) / 1000
-            lesions = pieces(np.asarray(labels) > 0, voxel_ml)
-            lesions = [lesion for lesion in lesions if lesion.sum() * voxel_ml >= LEAST_ML - 1e-9]
-            rows += list(_subject_rows(models, segmenter, study, lesions, voxel_ml)) if lesions else []
+            lesions = pieces(np.asarray(labels) > 0, study.grid.voxel_ml, LEAST_ML)
+            rows += list(_subject_rows(models, segmenter, study, lesions)) if lesions else []
         if progress is not None:
             progress(i + 1, len(studies))
     return rows
 
 
 def _subject_rows(
-    models: Mapping[str, TrainedModel], segmenter: Segmenter, study: Study, lesions: Sequence[Mask], voxel_ml: float
+    models: Mapping[str, TrainedModel], segmenter: Segmenter, study: Study, lesions: Sequence[Mask]
 ) -> Iterator[Row]:
-    with_truth: list[float] = []
+    true = {q: np.asarray(study.volume(q)) for q in segmenter.sequences}
+    with_truth = shares_found(segmenter(true) > 0, lesions)
     for name, model in models.items():
         images = Substitutes(model, study, segmenter.sequences)
-        if not with_truth:
-            true = images.complete(Scenario.of(()), Substitute("complete"))
-            with_truth = shares_found(segmenter(true) > 0, lesions)
-        known = [q for q in segmenter.sequences if Domain(study.center, q) in model.table]
-        for target in (q for q in TARGETS if q in known):
-            for source in (q for q in known if q != target):
-                settings: dict[str, tuple[str, ...]] = {"others true": (target,)}
-                if len(known) == len(segmenter.sequences) > 2:
-                    settings["source alone"] = tuple(q for q in segmenter.sequences if q != source)
-                for setting, missing in settings.items():
-                    made = Substitute("generate", "single", tuple((q, source) for q in missing))
-                    found = segmenter(images.complete(Scenario.of(missing), made)) > 0
-                    for k, (lesion, before, after) in enumerate(
-                        zip(lesions, with_truth, shares_found(found, lesions), strict=True)
-                    ):
-                        yield {
-                            "subject": study.subject,
-                            "center": study.center,
-                            "model": name,
-                            "target": target,
-                            "source": source,
-                            "setting": setting,
-                            "lesion": k + 1,
-                            "lesion_ml": float(lesion.sum() * voxel_ml),
-                            "share_true": before,
-                            "share_found": after,
-                            "vanished": int(before >= LEAST_SHARE > after),
-                        }
+        shares: dict[
+            tuple[str, tuple[str, ...]], list[float]
+        ] = {}  # what source alone leaves is asked for every target
+        for target, source, setting, missing in _questions(images.can_generate, segmenter.sequences):
+            if (source, missing) not in shares:
+                made = Substitute("generate", "single", tuple((q, source) for q in missing))
+                found = segmenter(images.complete(Scenario.of(missing), made)) > 0
+                shares[source, missing] = shares_found(found, lesions)
+            for k, (lesion, before, after) in enumerate(zip(lesions, with_truth, shares[source, missing], strict=True)):
+                yield {
+                    "subject": study.subject,
+                    "center": study.center,
+                    "model": name,
+                    "target": target,
+                    "source": source,
+                    "setting": setting,
+                    "lesion": k + 1,
+                    "lesion_ml": float(lesion.sum() * study.grid.voxel_ml),
+                    "share_true": before,
+                    "share_found": after,
+                    "vanished": int(before >= LEAST_SHARE > after),
+                }
+
+
+def _questions(known: Sequence[str], sequences: Sequence[str]) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Target, source, setting, and what is missing then, of a model that knows some of the segmenter's sequences."""
+    for target in (q for q in TARGETS if q in known):
+        for source in (q for q in known if q != target):
+            yield target, source, "others true", (target,)
+            if len(known) == len(sequences) > 2:
+                yield target, source, "source alone", tuple(q for q in sequences if q != source)
 
 
 def kept_rates(rows: Sequence[Row]) -> list[Row]:

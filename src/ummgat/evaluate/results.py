@@ -164,7 +164,7 @@ def _scores_on(
     about: Row, found: Volume, truth: Volume, study: Study, regions: Literal["multi", "wt"], distances: bool
 ) -> list[Row]:
     spacing = study.grid.spacing_mm
-    voxel_ml = float(np.prod(spacing)) / 1000
+    voxel_ml = study.grid.voxel_ml
     both = regions == "multi" and study.record.labels_regions == "multi"
     rows = []
     for region, labels in REGIONS.items() if both else [("WT", REGIONS["WT"])]:

@@ -18,10 +18,8 @@ def along_curve(x: Tensor, knots: Tensor) -> Tensor:
     -------
     Tensor like `x`
     """
-    last = knots.shape[1] - 1
-    at = (x.flatten(1) + 1) * (last / 2)
-    low = at.detach().floor().long().clamp(0, last - 1)
-    return torch.lerp(knots.gather(1, low), knots.gather(1, low + 1), (at - low).to(knots.dtype)).view(x.shape)
+    low, share = _cells((x.flatten(1) + 1) * ((knots.shape[1] - 1) / 2), knots.shape[1])
+    return torch.lerp(knots.gather(1, low), knots.gather(1, low + 1), share.to(knots.dtype)).view(x.shape)
 
 
 def along_surface(x: Tensor, rims: Tensor, knots: Tensor) -> Tensor:
@@ -40,15 +38,21 @@ def along_surface(x: Tensor, rims: Tensor, knots: Tensor) -> Tensor:
     -------
     Tensor like `x`
     """
-    last, rows = knots.shape[2] - 1, knots.shape[1] - 1
-    at, row = (x.flatten(1) + 1) * (last / 2), rims.flatten(1) * rows
-    low, lower = at.floor().long().clamp(0, last - 1), row.floor().long().clamp(0, rows - 1)
-    values, first = knots.flatten(1), lower * (last + 1) + low
+    n_rims, n_knots = knots.shape[1:]
+    low, share = _cells((x.flatten(1) + 1) * ((n_knots - 1) / 2), n_knots)
+    row, share_of_row = _cells(rims.flatten(1) * (n_rims - 1), n_rims)
+    values, first = knots.flatten(1), row * n_knots + low
 
     def between(index: Tensor) -> Tensor:
-        return torch.lerp(values.gather(1, index), values.gather(1, index + 1), at - low)
+        return torch.lerp(values.gather(1, index), values.gather(1, index + 1), share)
 
-    return torch.lerp(between(first), between(first + last + 1), row - lower).view(x.shape)
+    return torch.lerp(between(first), between(first + n_knots), share_of_row).view(x.shape)
+
+
+def _cells(at: Tensor, n_knots: int) -> tuple[Tensor, Tensor]:
+    """Of places in 0 … n_knots - 1: the knot below, and how far on the way to the next."""
+    low = at.detach().floor().long().clamp(0, n_knots - 2)
+    return low, at - low
 
 
 class ToneCurve(nn.Module):

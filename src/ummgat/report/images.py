@@ -1,7 +1,7 @@
 """Sections on the images themselves: who was measured, errors, distances, enhancement, codes, pictures."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ def image_sections(results: Path) -> list[Section]:
     return found[:1] + [section for section in found[1:] if not section.empty]
 
 
+def _interval(row: Mapping[str, object]) -> str:
+    return f"{number(row['low'], 2)} to {number(row['high'], 2)}"
+
+
 def _kept(rates: Sequence[dict[str, str]]) -> Table:
     """Rates as a reader wants them."""
     return [
@@ -85,7 +89,7 @@ def _kept(rates: Sequence[dict[str, str]]) -> Table:
             "source": row["source"],
             "setting": row["setting"],
             "vanished": f"{row['k']} of {row['n']}",
-            "95 %": f"{number(float(row['low']), 2)} to {number(float(row['high']), 2)}",
+            "95 %": _interval(row),
             "median share found": number(row["median_share"], 2),
         }
         for row in rates
@@ -115,7 +119,7 @@ def _distances(results: Path) -> list[Section]:
         table = [
             {
                 "kind": r["kind"], "model": r["model"] or "", "from": r["source"], "to": r["target"], "metric": r["metric"],
-                "value (95 % interval)": f"{number(r['value'], 2)} ({number(r['low'], 2)} to {number(r['high'], 2)})",
+                "value (95 % interval)": f"{number(r['value'], 2)} ({_interval(r)})",
                 "slices": f"{int(r['n_slices'])}", "subjects": f"{int(r['n_subjects'])}",
             }
             for r in own
@@ -140,7 +144,7 @@ def _compared(row: dict[str, str]) -> dict[str, str]:
     return {
         "metric": row["metric"],
         "model minus other": f"{row['model']} - {row['other']}",
-        "mean (95 % interval)": f"{number(row['mean'], 2)} ({number(row['low'], 2)} to {number(row['high'], 2)})",
+        "mean (95 % interval)": f"{number(row['mean'], 2)} ({_interval(row)})",
         "cells": row["n_cells"],
         "subjects": row["n_subjects"],
         "p over cells (Friedman)": number(row["friedman_p_over_cells"], 4),
@@ -152,7 +156,7 @@ def _rates(rows: Sequence[dict[str, str]]) -> Table:
     return [
         {
             "model": r["model"], "t1ce": f"{r['method']} {r['source']}".strip(), "rate": r["rate"], "k of n": f"{r['k']} of {r['n']}",
-            "value (95 % interval)": f"{number(r['value'], 2)} ({number(r['low'], 2)} to {number(r['high'], 2)})",
+            "value (95 % interval)": f"{number(r['value'], 2)} ({_interval(r)})",
         }
         for r in rows
         if int(r["n"])
@@ -179,7 +183,7 @@ def _separation(rows: Sequence[dict[str, str]]) -> Table:
             "vectors": "shared features" if r["space"] == "features" else "codes (heads)",
             "test": r["test"],
             "encoder": r["encoder"],
-            "accuracy (95 % interval)": f"{number(r['accuracy'], 2)} ({number(r['low'], 2)} to {number(r['high'], 2)})",
+            "accuracy (95 % interval)": f"{number(r['accuracy'], 2)} ({_interval(r)})",
             "chance": number(r["chance"], 2),
             "silhouette": number(r["silhouette"], 2),
             "n": r["n"],
