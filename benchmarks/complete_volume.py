@@ -8,18 +8,17 @@ brain, background left out of attention and MLPs. Both give the same image, whic
 fresh process that only translates.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from options import common_parser, parsed
 from ummgat.config import load_config
 from ummgat.estimate import peak_memory
 from ummgat.model.networks import build_networks
@@ -54,16 +53,9 @@ def slice_by_slice(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=0, help="0 = as PyTorch chooses")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser = common_parser(__doc__, 2, "of each to time")
     parser.add_argument("--memory-only", action="store_true", help="translate once, batched, and print the peak memory")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     device = torch.device(arguments.device)
     config = load_config(arguments.preset)
     generator = build_networks(config.model, 6, seed=0).to(device).generator.eval()

@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from options import parsed
 from ummgat import generate
 from ummgat.doctor import BUNDLED_MODEL, BUNDLED_SEGMENTER, bundled_file
 from ummgat.evaluate import results
@@ -60,9 +61,7 @@ def main() -> None:
     parser.add_argument("--scenarios", default="none,fixed,random")
     parser.add_argument("--threads", type=int, default=0, help="0 = as PyTorch chooses")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parsed(parser)
     files = [bundled_file(name) for name in (BUNDLED_MODEL, BUNDLED_SEGMENTER)]
     if None in files:
         raise SystemExit("The bundled weights are missing. Found none in the package; expected both. Install it again.")

@@ -14,18 +14,17 @@ without a clock inside is Python, autograd and the memory allocator. A volume is
 Rates are the best seen, so other work on the machine lowers the ratio: seconds of CPU beside the measured ones tell.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from complete_volume import ellipsoid_brain
 from counting import Call, CountOperators, Rates, measure_rates, synchronize
+from options import common_parser, parsed
 from train_step import build_step, one_cycle, synthetic_batch
 from ummgat.config import Config, load_config
 from ummgat.model.networks import build_networks
@@ -146,17 +145,10 @@ def show(name: str, rows: list[Row], seconds: float, cpu: float) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="small")
+    parser = common_parser(__doc__, 3, "cycles and volumes to time")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="may be given again")
-    parser.add_argument("--rounds", type=int, default=3, help="cycles and volumes to time")
-    parser.add_argument("--threads", type=int, default=0, help="0 = as PyTorch chooses")
     parser.add_argument("--planes", type=int, default=0, help="complete only so many in the middle; 0 = all")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     device, threads = torch.device(arguments.device), torch.get_num_threads()
     config = with_overrides(load_config(arguments.preset), arguments.set)
     works = {"training": training(config, device), "completion": completion(config, device, arguments.planes)}

@@ -6,19 +6,18 @@ Prints seconds and FLOPs per iteration of each, the share of this machine's meas
 FLOPs are those of matrix products, convolutions and attention, backward included, as `counting` has them.
 """
 
-import argparse
 import copy
 import json
 import math
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from counting import CountOperators, matmul_rate, synchronize
+from options import common_parser, parsed
 from ummgat.config import Config, TrainConfig, load_config
 from ummgat.losses import Expected
 from ummgat.model.networks import Networks, build_networks
@@ -62,15 +61,7 @@ def one_cycle(train: TrainConfig) -> range:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--rounds", type=int, default=3, help="cycles of the default schedule to time")
-    parser.add_argument("--threads", type=int, default=0, help="0 = as PyTorch chooses")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = parsed(common_parser(__doc__, 3, "cycles of the default schedule to time"))
     device = torch.device(arguments.device)
     config = load_config(arguments.preset)
     n_domains = 6

@@ -106,3 +106,19 @@ def trained_run(cohort_studies, strict_draw, tmp_path_factory):
 @pytest.fixture(scope="session")
 def model_path(trained_run):
     return trained_run / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model(model_path):
+    """The model of `trained_run`, read anew for each file of tests."""
+    from ummgat.weights import load_model
+
+    return load_model(model_path)
+
+
+@pytest.fixture(scope="module")
+def studies(cohort_studies):
+    """Two of center A with all that the miniature model knows of it."""
+    found = [s for s in cohort_studies if s.center == "A" and {"t1", "t1ce", "t2"} <= set(s.sequences)]
+    assert len(found) >= 2
+    return found[:2]

@@ -15,12 +15,6 @@ from ummgat.evaluate.code_figures import code_figure, flatten
 from ummgat.evaluate.codes import Codes, Encoded, collect, vector_rows
 from ummgat.evaluate.directions import write_rows
 from ummgat.evaluate.separation import neighbours, scaled, separation, silhouette, vote
-from ummgat.weights import load_model
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from ummgat.tensors import file_hash
 from ummgat.translate import translate_volume
 from ummgat.validate import unpaired_score
 from ummgat.volume import Grid
-from ummgat.weights import load_model
 
 A, B = "Phantom_A_006", "Phantom_B_004"
 """Test subjects; A's center scans t1, t1ce, t2 and flair, B's t1 and t2. The model knows A/t1, A/t1ce, A/t2 and B/t2."""
@@ -61,11 +60,6 @@ def gaps(phantom, raws, tmp_path_factory):
     shutil.copy(phantom / "studies" / A / f"{A}_seg.nii.gz", source / A)
     assert not prepare_cohort(source, folder / "cohort", PrepareSettings(centers=phantom / "centers.csv")).failed
     return folder / "cohort"
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from ummgat.generate import Request, fill
 from ummgat.matching import match_histogram
 from ummgat.report.page import build_report
 from ummgat.report.shift import shift_section
-from ummgat.weights import load_model
 
 
 class Threshold:
@@ -27,11 +26,6 @@ class Threshold:
     def __call__(self, images):
         self.given.append(images["t2"])
         return np.where(images["t2"] > 200, 2, 0).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
 
 
 @pytest.fixture(scope="module")

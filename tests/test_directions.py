@@ -18,7 +18,6 @@ from ummgat.evaluate.directions import (
     write_rows,
 )
 from ummgat.evaluate.pictures import best_plane, comparison, direction_grid
-from ummgat.weights import load_model
 
 
 def row(substitute, mae, subject="s1", region="brain", target="t2", n_voxels=5):
@@ -62,11 +61,6 @@ def test_table_prints_ours_then_matched_then_copied():
     rows = [row(s, float(i)) for i, s in enumerate(("generated", "matched", "copied"))]
     rows += [row(s, 7.0, region=r) for s in ("generated", "matched", "copied") for r in ("lesion", "rest")]
     assert "| t1 → t2 | 0.0 / 1.0 / 2.0 |" in direction_table(medians(rows), "A")
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
 
 
 def test_measure_knows_that_a_copy_of_the_truth_is_perfect(model, cohort_studies, monkeypatch):

@@ -21,7 +21,6 @@ from ummgat.evaluate.domain_features import chosen_planes, domain_distances, gat
 from ummgat.evaluate.features import random_convolutions
 from ummgat.evaluate.statistics import wilson
 from ummgat.kid import kernel_distance
-from ummgat.weights import load_model
 
 A1, A2 = Domain("A", "t1"), Domain("A", "t2")
 
@@ -223,11 +222,6 @@ def test_chosen_planes_have_brain_and_are_spread():
     assert chosen_planes(volume).tolist() == list(range(3, 10))
     assert chosen_planes(volume, 3).tolist() == [3, 6, 9]
     assert chosen_planes(np.zeros_like(volume)).tolist() == []
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
 
 
 def test_a_perfect_translation_lies_at_zero(model, cohort_studies, monkeypatch):

@@ -13,7 +13,6 @@ from ummgat.evaluate.enhancement import (
     pieces,
 )
 from ummgat.study import LABELS
-from ummgat.weights import load_model
 
 ML = 0.05
 """Of a voxel: two are enough to count."""
@@ -88,16 +87,6 @@ def test_bright_is_five_percent_of_normal_brain():
     image = np.arange(1, 201, dtype=np.uint8).reshape(2, 10, 10)
     assert bright(image, np.zeros(image.shape, bool)).sum() == 10
     assert not bright(np.zeros_like(image), np.zeros(image.shape, bool)).any()
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
-
-
-@pytest.fixture(scope="module")
-def studies(cohort_studies):
-    return [s for s in cohort_studies if s.center == "A" and {"t1", "t1ce", "t2"} <= set(s.sequences)][:2]
 
 
 class Oracle:

@@ -5,19 +5,8 @@ import pytest
 
 from ummgat.evaluate import kept_lesions
 from ummgat.evaluate.kept_lesions import kept_rates, measure_kept, shares_found
-from ummgat.weights import load_model
 
 SEQUENCES = ("t1", "t1ce", "t2")
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
-
-
-@pytest.fixture(scope="module")
-def studies(cohort_studies):
-    return [s for s in cohort_studies if s.center == "A" and set(SEQUENCES) <= set(s.sequences)][:2]
 
 
 @pytest.fixture(autouse=True)

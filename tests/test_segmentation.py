@@ -13,22 +13,9 @@ from ummgat.evaluate.segmentation import Substitutes, correlations, evaluate
 from ummgat.generate import Request
 from ummgat.metrics import dice, hd95
 from ummgat.study import Study
-from ummgat.weights import load_model
 
 SEQUENCES = ("t1", "t1ce", "t2")
 """What the miniature model knows of center A."""
-
-
-@pytest.fixture(scope="module")
-def model(model_path):
-    return load_model(model_path)
-
-
-@pytest.fixture(scope="module")
-def studies(cohort_studies):
-    found = [s for s in cohort_studies if s.center == "A" and set(SEQUENCES) <= set(s.sequences)]
-    assert len(found) >= 2
-    return found[:2]
 
 
 class Oracle:
