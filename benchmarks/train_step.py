@@ -21,7 +21,7 @@ from options import common_parser, parsed
 from ummgat.config import Config, TrainConfig, load_config
 from ummgat.losses import Expected
 from ummgat.model.networks import Networks, build_networks
-from ummgat.relation import KNOTS, RIMS, rim_window
+from ummgat.relation import KNOTS, RIMS, SHELL_MM, rim_window
 from ummgat.slices import Batch, trimmed
 from ummgat.train import to_tensors
 from ummgat.train_step import Step, build_optimizers
@@ -47,8 +47,8 @@ def build_step(nets: Networks, config: Config, device: torch.device) -> Step:
     """A step on copies of `nets`, with a straight line as the curve that the relation loss expects of every direction."""
     own, n_domains = copy.deepcopy(nets), nets.encoder.n_domains
     knots = torch.linspace(-1, 1, KNOTS, device=device).repeat(n_domains, n_domains, RIMS, 1)
-    window = rim_window(config.data.spacing_mm)
-    expected = Expected(knots, torch.zeros(n_domains, 3, device=device), window)
+    lesions, spacing = torch.zeros(n_domains, 3, device=device), config.data.spacing_mm
+    expected = Expected(knots, lesions, lesions, rim_window(spacing), round(SHELL_MM / spacing))
     return Step(own, build_optimizers(own, config.train), config, lambda p: None, expected)
 
 

@@ -341,13 +341,17 @@ def test_detail_loss_survives_slices_without_neighbours_and_has_a_gradient():
 # ---------------------------------------------------------------- the opening of a run
 
 
-def identity_but(n_domains=3, lesions=(), **curves):
-    """Curves that map every intensity to itself, except those given as from_to=[values at -1, 0, 1]."""
+def identity_but(n_domains=3, lesions=(), spread=2.0, **curves):
+    """Curves that map every intensity to itself, except those given as from_to=[values at -1, 0, 1].
+
+    The spread within lesions is so large that nothing lies beyond it, unless told otherwise.
+    """
     knots = torch.tensor([-1.0, 0.0, 1.0]).repeat(n_domains, n_domains, 2, 1)
     for name, values in curves.items():
         knots[int(name[1]), int(name[3])] = torch.tensor(values)
     means = torch.tensor(lesions or [math.nan] * n_domains)
-    return Expected(knots, means.view(n_domains, -1), window=5)
+    means = means.view(n_domains, -1)
+    return Expected(knots, means, torch.full_like(means, spread), window=5, shell=2)
 
 
 def test_relation_loss_by_hand():
@@ -388,6 +392,34 @@ def test_relation_loss_compares_lesions_by_their_mean_alone():
         )
         # What lesions look like there is not known: they count for nothing.
         assert relation_loss(batch, x_fake, identity_but()).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_relation_loss_draws_the_edge_of_a_lesion():
+    """A lesion of the right mean, half too bright and half too dark by 0.6 where 0.1 is usual, is off by 0.5 everywhere."""
+    batch = make_batch(1, lesions=[0])._replace(y_src=torch.tensor([0]), y_trg=torch.tensor([1]))
+    lesion = (batch.lesion_src > 0) & (batch.x_src > -1)
+    signs = torch.zeros_like(batch.x_src)
+    where = lesion[0, 0].nonzero()
+    assert len(where) % 2 == 0
+    for i, (row, column) in enumerate(where):
+        signs[0, 0, row, column] = 1 if i % 2 else -1
+    x_fake = torch.where(lesion, 0.1 + 0.6 * signs, batch.x_src)
+    loss = relation_loss(batch, x_fake, identity_but(lesions=[0.0, 0.1, 0.0], spread=0.1)).item()
+    assert loss == pytest.approx(0.5 * LESION_SHARE, rel=1e-4)
+
+
+def test_relation_loss_counts_healthy_brain_next_to_a_lesion_once_more():
+    """The same error costs more within two pixels of a lesion than far from it."""
+    batch = make_batch(1, lesions=[0])._replace(y_src=torch.tensor([0]), y_trg=torch.tensor([1]))
+    brain, lesion = batch.x_src > -1, batch.lesion_src > 0
+    near = torch.zeros_like(lesion)
+    rows, columns = lesion[0, 0].nonzero().unbind(1)
+    near[..., rows.min() - 2 : rows.max() + 3, columns.min() - 2 : columns.max() + 3] = True
+    near = near & brain & ~lesion
+    off = torch.where(near, batch.x_src + 0.25, batch.x_src)
+    share = near.sum() / (brain & ~lesion).sum()
+    loss = relation_loss(batch, off, identity_but()).item()
+    assert loss == pytest.approx(0.25 * (share.item() + LESION_SHARE), rel=1e-4)
 
 
 def test_relation_loss_takes_each_label_of_a_lesion_by_itself():

@@ -145,7 +145,9 @@ def test_lesions_are_left_out_of_curves_and_averaged_per_subject(tmp_path):
     volumes += [volume(tmp_path, f"b{i}", "t2", 1, down) for i in range(2)]
     found = relations(volumes, 2)
     assert found.lesions[0, 0] == pytest.approx(150, abs=1)
+    assert found.lesion_spreads[0, 0] == pytest.approx(0, abs=1e-3)
     assert np.isnan(found.lesions[1]).all()
+    assert np.isnan(found.lesion_spreads[1]).all()
     np.testing.assert_allclose(middle_curve(found)[SEEN], 240 - KNOT_VALUES[SEEN], atol=256 / BINS)
 
 

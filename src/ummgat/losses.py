@@ -219,9 +219,13 @@ class Expected(NamedTuple):
     curves: Tensor
     """(n_domains, n_domains, rims, knots), [source, target]."""
     lesions: Tensor
-    """(n_domains, n_labels)"""
+    """(n_domains, n_labels): mean."""
+    spreads: Tensor
+    """(n_domains, n_labels): standard deviation within a lesion, same scale."""
     window: int
     """Side in pixels of the square in which the share of brain is taken."""
+    shell: int
+    """Pixels around a lesion in which healthy brain weighs more."""
 
 
 def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
@@ -229,8 +233,10 @@ def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
 
     In healthy brain that is a surface over the source's intensity and the closeness of the rim, per pair of domains, learnt
     from different subjects (`ummgat.relation`): enough to say which contrasts invert, too coarse to be the answer. Lesions
-    follow other curves (oedema is bright in T2 and in FLAIR, fluid is not), so of each label only the mean is compared,
-    once per slice. What is not known does not count. Not in the paper; see docs/decisions/0005.
+    follow other curves (oedema is bright in T2 and in FLAIR, fluid is not), so of each label the mean is compared, once
+    per slice. A mean does not say where a lesion ends: so a pixel counts too by what it lies outside one standard deviation of its
+    label, and the healthy brain next to a lesion once more, which together draw the edge. What is not known does not count. Not in
+    the paper; see docs/decisions/0005.
 
     Parameters
     ----------
@@ -244,15 +250,21 @@ def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
     rims = neighbourhood_mean(brain, expected.window)
     surface = along_surface(batch.x_src, rims, torch.where(known[:, None, None], knots, 0.0))
     healthy = brain * (1 - batch.lesion_src) * known.view(-1, 1, 1, 1)
-    loss_healthy = ((x_fake - surface).abs() * healthy).sum() / healthy.sum().clamp_min(1.0)
+    off = (x_fake - surface).abs()
+    around = healthy * F.max_pool2d(batch.lesion_src, 2 * expected.shell + 1, stride=1, padding=expected.shell)
+    loss_healthy = (off * healthy).sum() / healthy.sum().clamp_min(1.0)
+    loss_around = (off * around).sum() / around.sum().clamp_min(1.0)
     labels = batch.lesion_src if batch.labels_src is None else batch.labels_src
     each = torch.arange(1, expected.lesions.shape[1] + 1, device=labels.device, dtype=labels.dtype)
-    regions = brain * (labels == each.view(1, -1, 1, 1))
+    wanted, spread = expected.lesions[batch.y_trg], expected.spreads[batch.y_trg].nan_to_num()
+    counts = wanted.isfinite() & (batch.y_src != batch.y_trg)[:, None]
+    wanted = wanted.nan_to_num()
+    regions = brain * (labels == each.view(1, -1, 1, 1)) * counts[..., None, None]
     size = regions.sum((2, 3))
     mean = (x_fake * regions).sum((2, 3)) / size.clamp_min(1.0)
-    wanted = expected.lesions[batch.y_trg]
-    size = size * wanted.isfinite() * (batch.y_src != batch.y_trg)[:, None]
-    return loss_healthy + LESION_SHARE * (size * (mean - wanted.nan_to_num()).abs()).sum() / size.sum().clamp_min(1.0)
+    beyond = F.relu((x_fake - wanted[..., None, None]).abs() - spread[..., None, None]) * regions
+    loss_lesion = ((size * (mean - wanted).abs()).sum() + beyond.sum()) / size.sum().clamp_min(1.0)
+    return loss_healthy + LESION_SHARE * (loss_lesion + loss_around)
 
 
 def paired_loss(x_fake: Tensor, x_true: Tensor) -> Tensor:

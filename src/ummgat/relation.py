@@ -31,6 +31,9 @@ ventricles, grey matter of the cortex and of the nuclei: intensity alone mixes w
 RIM_MM = 30.0
 """Side of the square, in plane, in which the share of brain is taken."""
 
+SHELL_MM = 6.0
+"""How far around a lesion healthy brain weighs more in the relation loss."""
+
 FEW_PAIRS = 2000
 """Pairs of voxels by which the curve of all rims weighs in that of one."""
 
@@ -83,6 +86,8 @@ class Relations(NamedTuple):
     lesions: NDArray[np.float32]
     """(n_domains, n_labels): mean intensity inside each label (1, 2, …) of the annotation, 1…255; NaN where it is not
     annotated."""
+    lesion_spreads: NDArray[np.float32]
+    """(n_domains, n_labels): standard deviation of intensity inside each label of one subject, mean over subjects."""
     flickers: NDArray[np.float32]
     """(n_domains,): median difference of neighbouring planes, grey levels, see `ummgat.metrics.flicker`."""
 
@@ -122,9 +127,10 @@ def relations(volumes: Sequence[TrainingVolume], n_domains: int) -> Relations:
     curves[range(n_domains), range(n_domains)] = np.clip(knots, 1, 255)
     spreads[range(n_domains), range(n_domains)] = 0
     n_labels = max(1, *(int(brain.labels.max()) for own in brains for brain in own))
-    lesions = np.array([[_lesion_mean(own, label + 1) for label in range(n_labels)] for own in brains])
+    inside = [[_lesion(own, label + 1) for label in range(n_labels)] for own in brains]
+    lesions, lesion_spreads = np.moveaxis(np.array(inside), -1, 0)
     flickers = np.array([np.median([brain.flicker for brain in own]) for own in brains])
-    return Relations(*(values.astype(np.float32) for values in (curves, spreads, lesions, flickers)))
+    return Relations(*(values.astype(np.float32) for values in (curves, spreads, lesions, lesion_spreads, flickers)))
 
 
 def rim_window(spacing_mm: float) -> int:
@@ -208,11 +214,12 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.fl
     )
 
 
-def _lesion_mean(brains: Sequence[_Brain], label: int) -> float:
-    """Mean over subjects of the mean inside their `label`, so that a large one does not speak for all."""
-    regions = [(brain.values, brain.labels == label) for brain in brains]
-    means = [float(values[region].mean()) for values, region in regions if region.any()]
-    return float(np.mean(means)) if means else float("nan")
+def _lesion(brains: Sequence[_Brain], label: int) -> tuple[float, float]:
+    """Mean and standard deviation inside their `label`; means over subjects, so that a large one does not speak for all."""
+    inside = [brain.values[brain.labels == label] for brain in brains]
+    each = [(values.mean(), values.std()) for values in inside if values.size]
+    mean, spread = np.mean(each, axis=0) if each else (np.nan, np.nan)
+    return float(mean), float(spread)
 
 
 def _spread(brains: Sequence[_Brain]) -> float:

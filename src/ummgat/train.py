@@ -25,7 +25,7 @@ from ummgat.files import write_json
 from ummgat.losses import Expected, Parts, Tensors
 from ummgat.matching import intensity_histogram
 from ummgat.model.networks import update_average
-from ummgat.relation import Relations, relations, rim_window
+from ummgat.relation import SHELL_MM, Relations, relations, rim_window
 from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes, trimmed
 from ummgat.study import Study
 from ummgat.train_state import TrainState, load_state, new_state, save_state
@@ -209,7 +209,9 @@ def _expected(config: Config, found: Relations, device: torch.device) -> Expecte
             "No two subjects relate domain %d to %d: the relation loss leaves this direction out", source, target
         )
     curves, lesions = (torch.from_numpy(values / 127.5 - 1).to(device) for values in (found.curves, found.lesions))
-    return Expected(curves, lesions, rim_window(config.data.spacing_mm))
+    spreads = torch.from_numpy(found.lesion_spreads / 127.5).to(device)
+    spacing = config.data.spacing_mm
+    return Expected(curves, lesions, spreads, rim_window(spacing), round(SHELL_MM / spacing))
 
 
 def _set_threads(config: Config) -> None:
