@@ -8,6 +8,7 @@ import pytest
 
 from test_tables import row
 from ummgat.evaluate.results import COLUMNS
+from ummgat.report.card import _cell
 from ummgat.report.page import build_report
 
 
@@ -75,3 +76,41 @@ def test_empty_results_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Results are empty"):
         build_report(write_results(tmp_path / "ev", []), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_model_card_holds_every_table_and_the_notes_and_only_of_the_model_that_was_evaluated(
+    tmp_path, model_path, model
+):
+    """Cells that look like markup stay text."""
+    results = write_results(tmp_path / "ev", story())
+    settings = json.loads((results / "settings.json").read_text(encoding="utf-8")) | {"model": model.hash}
+    (results / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    build_report(results, tmp_path / "out", model=model_path, notes="## Licence\n\nAsk first.")
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# Model card: {model_path.name}\n")
+    assert model.hash in card
+    assert "## Licence\n\nAsk first." in card
+    for name in model.table.names:
+        assert name in card
+    lines = card.splitlines()
+    tables = sorted(path for path in (tmp_path / "out").glob("*.csv"))
+    assert tables
+    for path in tables:
+        with path.open(encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file))
+        start = lines.index("| " + " | ".join(header) + " |")
+        assert lines[start + 1] == "|" + "---|" * len(header)
+        for i, values in enumerate(rows):
+            assert lines[start + 2 + i] == "| " + " | ".join(values) + " |", path
+    assert '"iterations"' in card
+
+
+def test_model_card_of_another_model_is_refused_and_nothing_is_written(tmp_path, model_path):
+    results = write_results(tmp_path / "ev", story())
+    with pytest.raises(ValueError, match=r"another model: model.safetensors. Found results of abc; expected"):
+        build_report(results, tmp_path / "out", model=model_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_of_a_card_are_text():
+    assert _cell("a|b <i> & c\nd") == "a\\|b &lt;i> &amp; c d"

@@ -264,14 +264,26 @@ def report(
     cross: Annotated[
         list[Path] | None, typer.Option(help="Folder written by `ummgat cross-center`. May be repeated.")
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Generative model that was evaluated: MODEL_CARD.md is written about it.")
+    ] = None,
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown that the card holds too: licence, data, known faults. Needs --model.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an evaluation into one page with tables, tests and figures that opens without a network."""
     from ummgat.files import require_new
     from ummgat.report.page import build_report
 
+    if notes is not None and model is None:
+        raise ValueError(
+            f"Notes have no card: {notes}. Found --notes alone; expected --model too, which writes the card. Give both."
+        )
+    text = "" if notes is None else notes.read_text(encoding="utf-8")
     require_new(out, overwrite)
-    say(f"Report: {build_report(results, out, calibration, None if paper == 'none' else paper, cross or ())}")
+    page = build_report(results, out, calibration, None if paper == "none" else paper, cross or (), model, text)
+    say(f"Report: {page}")
 
 
 def bundled_segmenter() -> Path:

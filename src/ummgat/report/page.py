@@ -15,10 +15,12 @@ from ummgat.evaluate.results import Row, read_results
 from ummgat.evaluate.statistics import smallest_p
 from ummgat.evaluate.tables import automatic, cells, paper_dice, wins
 from ummgat.files import csv_text, read_json, write_json, write_text
+from ummgat.report.card import model_card
 from ummgat.report.images import image_sections
 from ummgat.report.scenarios import dice_table, scenario_sections
 from ummgat.report.section import Section
 from ummgat.report.shift import shift_section
+from ummgat.weights import load_model
 
 WHO = {
     "test": "none trained a network, and none chose a setting",
@@ -34,8 +36,10 @@ def build_report(
     calibration: Path | None = None,
     dataset: str | None = "BraTS2019",
     shifts: Sequence[Path] = (),
+    model: Path | None = None,
+    notes: str = "",
 ) -> Path:
-    """Write `report.html` and what it shows.
+    """Write `report.html` and what it shows, and a model card if the model is given.
 
     Parameters
     ----------
@@ -49,6 +53,10 @@ def build_report(
         Whose rows of the paper to print beside ours.
     shifts : sequence of Path
         Folders that `ummgat cross-center` wrote.
+    model : Path, optional
+        The generative model that was evaluated: `MODEL_CARD.md` is written about it.
+    notes : str
+        Markdown for the card, see `ummgat.report.card.model_card`.
 
     Returns
     -------
@@ -58,7 +66,7 @@ def build_report(
     Raises
     ------
     FileNotFoundError, ValueError
-        No results, not results, or calibration subjects among those tested on.
+        No results, not results, calibration subjects among those tested on, or another model than the one evaluated.
     """
     rows = read_results(results / "results.csv")
     if not rows:
@@ -98,8 +106,11 @@ def build_report(
         "settings": settings,
         "version": __version__,
     }
-    write_json(out / "facts.json", facts)
     shown = [section for section in sections if not section.empty or (section.notes and section is not who)]
+    if model is not None:
+        card = model_card(load_model(model), model.name, facts, shown, notes)
+        write_text(out / "MODEL_CARD.md", card)
+    write_json(out / "facts.json", facts)
     pictures = {name: _keep(out, name, figure) for section in shown for name, figure in section.figures.items()}
     for section in shown:
         for name, lines in section.tables.items():

@@ -1,0 +1,57 @@
+"""A model card: what a model is, what it was trained on, how it was chosen, and every table of its evaluation.
+
+After Mitchell et al. 2019, "Model Cards for Model Reporting". All but the notes comes from files; nothing is copied by hand.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from ummgat.report.section import Section
+from ummgat.weights import TrainedModel
+
+
+def model_card(
+    model: TrainedModel, name: str, facts: Mapping[str, Any], sections: Sequence[Section], notes: str = ""
+) -> str:
+    """Markdown.
+
+    Parameters
+    ----------
+    model : TrainedModel
+    name : str
+        What to call it.
+    facts : mapping
+        Of the report, as `facts.json` has them.
+    sections : sequence of Section
+        Of the report.
+    notes : str
+        Markdown of the person who publishes it: licence, data, known faults.
+
+    Raises
+    ------
+    ValueError
+        The evaluation is of another model.
+    """
+    measured = facts["settings"].get("model")
+    if measured != model.hash:
+        raise ValueError(
+            f"Evaluation is of another model: {name}. Found results of {measured}; expected {model.hash}, the model given. Give the "
+            "model that was evaluated, or evaluate this one."
+        )
+    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = _cell
+    template = resources.files("ummgat").joinpath("report", "card.md.j2").read_text(encoding="utf-8")
+    settings = json.dumps(model.config.model_dump(mode="json"), indent=1)
+    shown = environment.from_string(template).render(
+        model=model, name=name, facts=facts, sections=sections, notes=notes.strip(), settings=settings
+    )
+    return shown.strip() + "\n"
+
+
+def _cell(value: object) -> str:
+    """Text of a table's cell; nothing in it becomes markup."""
+    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
