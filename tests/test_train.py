@@ -17,7 +17,7 @@ from ummgat.files import TEMPORARY, write_json
 from ummgat.model.networks import build_networks
 from ummgat.slices import SliceSampler, index_volumes
 from ummgat.study import load_cohort
-from ummgat.tensors import load_tensors, save_tensors, without_prefix
+from ummgat.tensors import file_hash, load_tensors, save_tensors, without_prefix
 from ummgat.train import NonFiniteLossError, plan, train
 from ummgat.train_state import FORMAT, load_state, new_state, save_state
 from ummgat.train_step import Step
@@ -499,3 +499,15 @@ def test_each_process_has_its_own_share_of_the_same_batch(cohort_studies, strict
     np.testing.assert_array_equal(torch.cat([h.x_src for h in halves]), whole.x_src)
     np.testing.assert_array_equal(torch.cat([h.y_trg for h in halves]), whole.y_trg)
     np.testing.assert_array_equal(torch.cat([h.z for h in halves], dim=1), whole.z)
+
+
+def test_a_run_that_started_from_a_model_says_so_after_resuming_too(cohort_studies, strict_draw, model_path, tmp_path):
+    config = tiny_config(train__iterations=2)
+    out = tmp_path / "run"
+    train(config, cohort_studies, strict_draw, out, accelerator="cpu", start_from=model_path)
+    told = file_hash(model_path)
+    assert load_model(out / "last.safetensors").training["started_from"] == told
+    longer = tiny_config(train__iterations=3)
+    train(longer, cohort_studies, strict_draw, out, accelerator="cpu")
+    trained = load_model(out / "last.safetensors").training
+    assert (trained["steps"], trained["started_from"]) == (3, told)

@@ -14,8 +14,12 @@ from bad_nifti import truncate
 from conftest import DOMAINS, tiny_config
 from ummgat.domain import Domain, DomainTable
 from ummgat.model.networks import build_networks, moving_average_of
+from ummgat.pack import pack
 from ummgat.tensors import file_hash, load_tensors, save_tensors
+from ummgat.train_state import new_state, started_from
 from ummgat.weights import TrainedModel, load_model, save_model
+
+NETWORKS = ("generator", "encoder", "mapper", "discriminator")
 
 SRC = Path(ummgat.__file__).parent
 
@@ -187,3 +191,59 @@ def test_nothing_is_unpickled():
         text = tensors_only.sub("", source.read_text(encoding="utf-8"))
         found = banned.search(re.sub(r"\.eval\(\)", "", text))
         assert not found, f"{source}: {found and found[0]}"
+
+
+def test_a_packed_run_is_small_is_used_like_any_model_and_holds_d(trained_run, tmp_path):
+    packed = pack(trained_run, tmp_path / "small.safetensors")
+    whole = trained_run / "model.safetensors"
+    old, new = load_model(whole), load_model(packed)
+    assert new.nets.discriminator is None
+    assert new.hash != old.hash
+    tensors, _ = load_tensors(packed, "ummgat-model-3")
+    checkpoint, _ = load_tensors(trained_run / "checkpoint.safetensors", "ummgat-checkpoint-1")
+    weights = {name: t for name, t in tensors.items() if name.split(".")[0] in NETWORKS}
+    assert {t.dtype for t in weights.values()} == {torch.float16}
+    for name, tensor in weights.items():
+        if name.startswith("discriminator."):
+            assert torch.equal(tensor, checkpoint[f"nets.{name}"].half())
+    assert any(name.startswith("discriminator.") for name in weights)
+    for (name, module), (_, other) in zip(old.nets.named(), new.nets.named(), strict=True):
+        for key, value in module.state_dict().items():
+            torch.testing.assert_close(other.state_dict()[key], value, rtol=1e-3, atol=1e-7, msg=f"{name}.{key}")
+            assert other.state_dict()[key].dtype == torch.float32
+    assert torch.equal(new.codes["mean"], old.codes["mean"])
+
+
+def test_a_run_starts_from_a_packed_model_with_d_and_from_an_exported_one_without(trained_run, tmp_path):
+    packed, config = pack(trained_run, tmp_path / "small.safetensors"), tiny_config()
+    stored, _ = load_tensors(packed, "ummgat-model-3")
+    table = DomainTable.from_names(DOMAINS)
+    fresh = new_state(config, len(table), torch.device("cpu"))
+    state = started_from(packed, config, table, torch.device("cpu"))
+    for nets in (state.nets, state.average):
+        for name, module in nets.named():
+            for key, value in module.state_dict().items():
+                assert torch.equal(value, stored[f"{name}.{key}"].float()), (name, key)
+    assert state.step == 0
+    assert state.started_from == file_hash(packed)
+    assert all(p.requires_grad for _, module in state.nets.named() for p in module.parameters())
+    groups = {
+        id(p) for _, optimizer in state.optimizers.named() for group in optimizer.param_groups for p in group["params"]
+    }
+    assert groups == {id(p) for _, module in state.nets.named() for p in module.parameters()}
+    without = started_from(trained_run / "model.safetensors", config, table, torch.device("cpu"))
+    for key, value in fresh.nets.discriminator.state_dict().items():
+        assert torch.equal(without.nets.discriminator.state_dict()[key], value)
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "message"),
+    [
+        (tiny_config(model__code_dim=6), DOMAINS, "model.code_dim 4 → 6"),
+        (tiny_config(), DOMAINS[:3], "domains A/t1, A/t1ce, A/t2, B/t2 → A/t1, A/t1ce, A/t2"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_run_is_refused(model_path, config, names, message):
+    with pytest.raises(ValueError, match="does not fit the run") as caught:
+        started_from(model_path, config, DomainTable.from_names(names), torch.device("cpu"))
+    assert message in str(caught.value)

@@ -28,7 +28,7 @@ from ummgat.model.networks import update_average
 from ummgat.relation import SHELL_MM, Relations, relations, rim_window
 from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes, trimmed
 from ummgat.study import Study
-from ummgat.train_state import TrainState, load_state, new_state, save_state
+from ummgat.train_state import TrainState, load_state, new_state, save_state, started_from
 from ummgat.train_step import Step
 from ummgat.translate import translate_slices
 from ummgat.validate import Probe, build_probe, domain_codes, validate
@@ -60,6 +60,7 @@ def train(
     out: Path,
     *,
     accelerator: str = "auto",
+    start_from: Path | None = None,
     on_estimate: Callable[[Estimate], None] | None = None,
     on_step: OnStep | None = None,
 ) -> Path:
@@ -75,6 +76,9 @@ def train(
         Run folder. If it holds a checkpoint of the same run, training goes on from there, bit for bit on one CPU.
     accelerator : str
         "auto", "cpu", "cuda", "mps".
+    start_from : Path, optional
+        Exported model whose weights a new run starts with; a run that goes on has its own. The opening of the config
+        (`loss.opening`) holds for it too.
     on_estimate, on_step : callables, optional
         For progress displays.
 
@@ -107,6 +111,8 @@ def train(
     if checkpoint.is_file():
         state = load_state(checkpoint, config, draw, fabric.device)
         log.info("Going on from step %d of %s", state.step, out)
+    elif start_from is not None:
+        state = started_from(start_from, config, table, fabric.device)
     else:
         state = new_state(config, len(table), fabric.device)
     if first:
@@ -329,6 +335,7 @@ def _validate(
             "train_subjects": len(draw.train),
             "train_volumes": len(volumes),
             "selection_subjects": len(chosen),
+            **({"started_from": state.started_from} if state.started_from else {}),
         },
         version="",
         hash="",

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from ummgat import __version__
 from ummgat.config import Config
+from ummgat.domain import DomainTable
 from ummgat.draw import Draw
 from ummgat.model.networks import Networks, build_networks, moving_average_of
 from ummgat.tensors import (
     all_finite,
+    file_hash,
+    load_finite,
     load_tensors,
     optimizer_tensors,
     restore_optimizer,
@@ -23,6 +26,7 @@ from ummgat.tensors import (
     without_prefix,
 )
 from ummgat.train_step import Optimizers, build_optimizers
+from ummgat.weights import FORMAT as MODEL_FORMAT
 
 FORMAT = "ummgat-checkpoint-1"
 
@@ -40,12 +44,63 @@ class TrainState:
     step: int
     best_score: float | None
     """Of the best validation so far; lower is better."""
+    started_from: str | None = None
+    """Hash of the model whose weights were there before the first step; None: random ones."""
 
 
 def new_state(config: Config, n_domains: int, device: torch.device) -> TrainState:
     """State before the first step."""
     nets = build_networks(config.model, n_domains, config.train.seed).to(device)
     return TrainState(nets, moving_average_of(nets), build_optimizers(nets, config.train), 0, None)
+
+
+def started_from(path: Path, config: Config, table: DomainTable, device: torch.device) -> TrainState:
+    """State before the first step, with the weights of an exported model.
+
+    Its averages become both the networks and their averages. D comes along if the file has it (`ummgat pack`), else it
+    starts from random weights.
+
+    Parameters
+    ----------
+    path : Path
+        As `ummgat.weights.save_model` writes it.
+    config : Config
+    table : DomainTable
+    device : torch.device
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Missing, damaged, or a model of other domains or another architecture.
+    """
+    tensors, metadata = load_finite(path, MODEL_FORMAT)
+    different = [
+        f"model.{key} {metadata['config']['model'].get(key)!r} → {value!r}"
+        for key, value in config.model.model_dump(mode="json").items()
+        if metadata["config"]["model"].get(key) != value
+    ]
+    if metadata["domains"] != table.names:
+        different.append(f"domains {', '.join(metadata['domains'])} → {', '.join(table.names)}")
+    if different:
+        raise ValueError(
+            f"Model does not fit the run: {path}. Found different {'; '.join(different)}; expected the same networks and the same "
+            "domains in the same order. Draw with --domains as the model has them, or start without it."
+        )
+    state = new_state(config, len(table), device)
+    for name, module in state.nets.named():
+        own = without_prefix(name, tensors)
+        if name == "discriminator" and not own:
+            continue
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise ValueError(
+                f"Model holds another architecture: {path}. Found {error}; expected the {name} of version {__version__}. Start "
+                "with the version that wrote it, or without it."
+            ) from error
+    state.average = moving_average_of(state.nets)
+    state.started_from = file_hash(path)
+    return state
 
 
 def save_state(path: Path, state: TrainState, config: Config, draw: Draw) -> None:
@@ -72,6 +127,7 @@ def save_state(path: Path, state: TrainState, config: Config, draw: Draw) -> Non
         "version": __version__,
         "step": state.step,
         "best_score": state.best_score,
+        "started_from": state.started_from,
         "config": config.model_dump(mode="json"),
         "draw": draw.model_dump(mode="json"),
     }
@@ -116,4 +172,5 @@ def load_state(path: Path, config: Config, draw: Draw, device: torch.device) -> 
         restore_optimizer(optimizer, without_prefix(f"optimizers.{name}", tensors))
     state.step = int(metadata["step"])
     state.best_score = metadata["best_score"]
+    state.started_from = metadata.get("started_from")
     return state

@@ -29,7 +29,7 @@ class TrainedModel:
     """Networks ready for use, with what is known of their training."""
 
     nets: Networks
-    """Moving averages of G, E, M; no D."""
+    """Moving averages of G, E, M; D only to be stored for going on with training, see `ummgat.pack`."""
     table: DomainTable
     config: Config
     codes: dict[str, Tensor]
@@ -53,11 +53,12 @@ class TrainedModel:
         return self.codes[mode][self.table.index(domain)]
 
 
-def save_model(path: Path, model: TrainedModel) -> None:
-    """Export. Weights are stored as float32."""
+def save_model(path: Path, model: TrainedModel, half: bool = False) -> None:
+    """Export. Weights are stored as float32, or with `half` as float16; they are computed with as float32."""
     tensors: dict[str, Tensor] = {}
     for name, module in model.nets.named():
-        tensors |= with_prefix(name, module.state_dict())
+        weights = module.state_dict()
+        tensors |= with_prefix(name, {k: v.half() for k, v in weights.items()} if half else weights)
     tensors |= with_prefix("codes", model.codes)
     tensors["histograms"] = torch.from_numpy(model.histograms.astype(np.float32))
     for name in ("spreads", "flickers"):  # neither is negative, and a file holds finite numbers only

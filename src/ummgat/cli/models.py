@@ -34,6 +34,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="One setting: train.batch=4. May be repeated.")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Model whose weights a new run starts with: same networks, same domains.")
+    ] = None,
     accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to train on.")] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the settings and what the run would cost; train nothing.")
@@ -64,6 +67,7 @@ def train(
                 drawn,
                 out,
                 accelerator=accelerator,
+                start_from=start_from,
                 on_estimate=lambda e: print_estimate(e, settings.train.iterations),
                 on_step=on_step,
             )
@@ -76,6 +80,21 @@ def train(
             130,
         )
     say(f"Trained. Best model by validation: {best}. The run, with its logs: {out}.")
+
+
+@command
+def pack(
+    run: Annotated[Path, typer.Argument(help="Run folder of `ummgat train`.")],
+    out: Annotated[Path, typer.Argument(help="New file, e.g. small.safetensors.")],
+    which: Annotated[Literal["best", "last"], typer.Option(help="Best by validation, or the end of the run.")] = "best",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a run's model as 16-bit floats with its discriminator: small to keep, to use, and to start another run from."""
+    from ummgat.files import require_new
+    from ummgat.pack import pack as packed
+
+    require_new(out, overwrite)
+    say(f"Packed: {packed(run, out, {'best': 'model.safetensors', 'last': 'last.safetensors'}[which])}")
 
 
 @command
