@@ -12,7 +12,7 @@ import numpy as np
 
 from ummgat.extras import need
 from ummgat.intake.privacy import Identity
-from ummgat.intake.propose import Facts
+from ummgat.intake.propose import SCANNING, Facts
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -131,7 +131,7 @@ def _planes(data: "Dataset", path: Path, syntax: str, left: int) -> Iterator[Pla
             repetition_ms=_number(_get(sources, "MRTimingAndRelatedParametersSequence", "RepetitionTime")),
             echo_ms=echo,
             inversion_ms=inversion,
-            scanning=tuple(str(part).upper() for part in _many(data.get("ScanningSequence"))),
+            scanning=tuple(part for part in map(str, _many(data.get("ScanningSequence"))) if part in SCANNING),
             image_type=image_type or tuple(str(part).upper() for part in _many(data.get("ImageType"))),
             b_value=b_value,
             body_part=str(data.get("BodyPartExamined") or "").upper(),

@@ -10,6 +10,9 @@ from typing import Literal
 
 Sure = Literal["sure", "likely", "unknown"]
 
+SCANNING = ("SE", "IR", "GR", "EP", "RM")
+"""ScanningSequence: spin echo, inversion recovery, gradient echo, echo planar, research mode."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -86,17 +89,14 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
     ----------
     facts : Facts
     named : str, optional
-        Sequence that a known naming scheme states outright; then only a contradiction of the physics is looked for.
+        Sequence that a naming scheme states outright; then only contradictions are looked for.
     where : str
         What the words were read from, for the reasons.
     """
     text = re.sub(r"[_.:,;()\[\]]+", " ", facts.description.lower())
     physics, measured = _physics(facts)
     if named is not None:
-        base = "t1" if named == "t1ce" else named
-        if physics and base in ("t1", "t2", "flair") and not _agree(base, physics, facts):
-            return Proposal(None, "unknown", f"named {named}, but {measured} looks like {' or '.join(sorted(physics))}")
-        return Proposal(named, "sure", f"named {named}")
+        return _named(named, facts, text, physics, measured)
     other = next((name for name, pattern in _OTHERS.items() if re.search(pattern, text)), None)
     other = other or next((_NAMED_TYPES[part] for part in facts.image_type if part in _NAMED_TYPES), None)
     if "LOCALIZER" in facts.image_type:
@@ -126,6 +126,22 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
     if "DERIVED" in facts.image_type and sequence not in _PARAMETRIC and proposal.sure == "sure":
         proposal = replace(proposal, sure="likely", why=f"{proposal.why}; image type says derived")
     return proposal
+
+
+def _named(named: str, facts: Facts, text: str, physics: set[str], measured: str) -> Proposal:
+    """Believe a name unless words of the header, its times or its contrast agent contradict it."""
+    base = "t1" if named == "t1ce" else named
+    words = _words(text)
+    against = ""
+    if physics and base in ("t1", "t2", "flair") and not _agree(base, physics, facts):
+        against = f"{measured} looks like {' or '.join(sorted(physics))}"
+    elif words and base not in words:
+        against = f"the header has words for {' and '.join(sorted(words))}"
+    elif named == "t1" and _with_contrast(Proposal("t1", "sure", ""), facts, text).sequence != "t1":
+        against = "the header speaks of contrast agent"
+    if against:
+        return Proposal(None, "unknown", f"named {named}, but {against}")
+    return Proposal(named, "sure", f"named {named}")
 
 
 def _words(text: str) -> set[str]:

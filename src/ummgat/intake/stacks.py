@@ -94,7 +94,7 @@ def _check_images(stack: Stack) -> None:
     """Find problems that each plane has by itself; geometry is not looked at yet."""
     first = stack.first
     if first.modality != "MR":
-        stack.problems.append(f"modality {first.modality[:8]}, not MR")
+        stack.problems.append("its modality is not MR")
     elif first.sop_class_uid not in _MR_CLASSES:
         stack.problems.append("a secondary capture or processed object, not an MR image")
     if any(plane.colour for plane in stack.planes):
