@@ -40,7 +40,8 @@ WITHOUT_TORCH = (
     "ummgat.config",
     "ummgat.prepare.cohort",
     "ummgat.prepare.images",
-    "ummgat.intake",
+    "ummgat.intake.sheet",
+    "ummgat.intake.convert",
     "ummgat.metrics",
     "ummgat.matching",
     "ummgat.phantom",
@@ -52,6 +53,7 @@ OPTIONAL = {
     "evaluate.code_figures": {"umap"},
     "segment.worker": {"onnxruntime", "nnunetv2"},
     "phantom.dicom": {"pydicom"},
+    "intake.headers": {"pydicom"},
 }
 """Module → packages of an extra that it uses if they are there; tests of their own show what happens without them."""
 

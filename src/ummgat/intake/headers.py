@@ -89,7 +89,7 @@ def read_planes(path: Path) -> list[Plane] | NotImage:
     """Read every plane of a DICOM file; NotImage if there is none, with a reason that quotes nothing from the header."""
     pydicom = need("pydicom", "dicom")
     try:
-        with _silent(), path.open("rb") as file:
+        with quiet(), path.open("rb") as file:
             data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
             meta = data.file_meta if hasattr(data, "file_meta") else {}
             if str(meta.get("MediaStorageSOPClassUID", "")) == _DICOMDIR:
@@ -237,7 +237,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep pydicom from warning and logging: its messages quote values, names included."""
     logger = logging.getLogger("pydicom")
     before = logger.disabled

@@ -38,12 +38,12 @@ def read_sidecar(path: Path) -> tuple[Facts, Identity]:
         image_type=tuple(_texts(value.get("ImageType"))),
         body_part=str(value.get("BodyPartExamined") or "").upper(),
     )
-    identity = Identity(*(str(value.get(name) or "") for name in ("PatientName", "PatientID", "PatientBirthDate")))
-    return facts, identity
+    name, number, born = (str(value.get(key) or "") for key in ("PatientName", "PatientID", "PatientBirthDate"))
+    return facts, Identity(name, number, born)
 
 
 def _texts(value: Any) -> list[str]:
-    """`SE_IR`, `SE\\IR` or a list, as a list."""
+    """Codes joined by underscores or backslashes, or a list of them, as a list."""
     parts = value if isinstance(value, list) else str(value or "").replace("\\", "_").split("_")
     return [str(part).upper() for part in parts]
 

@@ -126,7 +126,8 @@ def _check_geometry(stack: Stack) -> None:
         stack.problems.append("voxel size missing or zero")
         return
     row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
-    if max(abs(np.linalg.norm(row) - 1), abs(np.linalg.norm(column) - 1), abs(float(row @ column))) > 1e-2:
+    lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(float(row @ column))) > 1e-2:
         stack.problems.append("the axes of the planes are not of length 1 at right angles")
         return
     if len(stack.planes) < FEW:
