@@ -28,13 +28,19 @@ def _usable(exam: Sequence[Row]) -> list[Row]:
 
 
 def _mark_copies(exam: Sequence[Row]) -> None:
-    """Set aside later rows with exactly the voxels of an earlier one."""
+    """Set aside a later row with exactly the voxels of an earlier one; where names differ, ask which is right."""
     for a, b in combinations(_usable(exam), 2):
-        if not a.skip and not b.skip and a.grid == b.grid and _same_voxels(a, b):
+        if a.skip or b.skip or a.grid != b.grid or not _same_voxels(a, b):
+            continue
+        if a.proposal == b.proposal:
             b.skip = True
-            b.remarks.append(f"the same voxels as {a.series}: a copy, or mislabelled")
-            if a.proposal != b.proposal:
-                a.doubts.append(f"the same voxels as {b.series}, which looks like {b.proposal or 'another sequence'}")
+            b.remarks.append(f"a copy: the same voxels as {a.series}")
+        else:
+            for row, other in ((a, b), (b, a)):
+                row.doubts.append(
+                    f"the same voxels as {other.series}, which looks like {other.proposal or 'another sequence'}: "
+                    "one of them is mislabelled"
+                )
 
 
 def _same_voxels(a: Row, b: Row) -> bool:
