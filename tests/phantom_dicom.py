@@ -8,7 +8,19 @@ NAMED = {
     "PatientID": "KH-0815-4711",
     "PatientBirthDate": "19610203",
 }
-SECRETS = ("müller", "mueller", "lüdenscheidt", "jürgen", "kh-0", "0815-4711", "19610203", "/1961", "03.02.", "acc0", "rita")
+SECRETS = (
+    "müller",
+    "mueller",
+    "lüdenscheidt",
+    "jürgen",
+    "kh-0",
+    "0815-4711",
+    "19610203",
+    "/1961",
+    "03.02.",
+    "acc0",
+    "rita",
+)
 """What must be in no output, in lower case; long enough not to occur by chance in UIDs and hashes."""
 
 

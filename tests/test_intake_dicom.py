@@ -8,13 +8,13 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("dcm2niix")
 
-from phantom_dicom import NAMED, axes, lopsided, same_place  # noqa: E402
-from ummgat.intake import convert as converting  # noqa: E402
-from ummgat.intake.convert import convert  # noqa: E402
-from ummgat.intake.privacy import Key  # noqa: E402
-from ummgat.intake.scan import scan_folder  # noqa: E402
-from ummgat.phantom.dicom import write_enhanced, write_series  # noqa: E402
-from ummgat.volume import read_volume  # noqa: E402
+from phantom_dicom import NAMED, axes, lopsided, same_place
+from ummgat.intake import convert as converting
+from ummgat.intake.convert import convert
+from ummgat.intake.privacy import Key
+from ummgat.intake.scan import scan_folder
+from ummgat.phantom.dicom import write_enhanced, write_series
+from ummgat.volume import read_volume
 
 KINDS = ("axial", "axial from above", "mirrored", "sagittal", "coronal", "oblique")
 
@@ -143,15 +143,44 @@ def test_every_plane_has_its_own_scale(tmp_path):
     same_place(lopsided() * (1 + 0.5 * np.arange(12)) + 10, axes("axial"), done.path)
 
 
-@pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLSLossless"])
-def test_compressed_planes(tmp_path, syntax):
+def compress(path, how):
+    """Store the pixels compressed, by pydicom or, with the compressions it cannot write, by SimpleITK."""
+    data = pydicom.dcmread(path)
+    if how in ("JPEG", "JPEG2000"):
+        itk = pytest.importorskip("SimpleITK")
+        writer = itk.ImageFileWriter()
+        writer.SetFileName(f"{path}.dcm")
+        writer.SetUseCompression(True)
+        writer.SetCompressor(how)
+        writer.Execute(itk.ReadImage(str(path)))
+        packed = pydicom.dcmread(f"{path}.dcm")
+        path.with_name(f"{path.name}.dcm").unlink()
+        for keyword in ("PixelData", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+            setattr(data, keyword, getattr(packed, keyword))
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+    else:
+        data.compress(getattr(pydicom.uid, how), generate_instance_uid=False)
+    data.save_as(path)
+    assert data.file_meta.TransferSyntaxUID.is_compressed
+
+
+@pytest.mark.parametrize("how", ["RLELossless", "JPEGLSLossless", "JPEG", "JPEG2000"])
+def test_compressed_planes(tmp_path, how):
     for path in write(tmp_path / "in"):
-        data = pydicom.dcmread(path)
-        data.compress(getattr(pydicom.uid, syntax), generate_instance_uid=False)
-        data.save_as(path)
+        compress(path, how)
     row = only(tmp_path / "in")
     assert row.sequence == "t2"
     same_place(lopsided(), axes("axial"), convert(source(row), tmp_path / "out.nii").path)
+
+
+@pytest.mark.parametrize("how", ["RLELossless", "JPEG"])
+def test_a_tool_that_flips_compressed_planes_is_found_out(tmp_path, monkeypatch, how):
+    for path in write(tmp_path / "in"):
+        compress(path, how)
+    monkeypatch.setattr(converting, "read_volume", lambda path: (read_volume(path)[0][::-1], read_volume(path)[1]))
+    with pytest.raises(ValueError, match="other voxels than the files hold"):
+        convert(source(only(tmp_path / "in")), tmp_path / "out.nii", ("dcm2niix",))
 
 
 def test_a_compression_that_nobody_knows_is_refused(tmp_path):
@@ -207,7 +236,14 @@ def test_without_identity_each_exam_is_a_subject(tmp_path):
     nobody = {"PatientName": "", "PatientID": "", "PatientBirthDate": ""}
     for study in (1, 2):
         for series, sequence in enumerate(("t1", "t2"), 1):
-            write(tmp_path / f"{study}{series}", patient=nobody, study=study, series=series, sequence=sequence, seed=series)
+            write(
+                tmp_path / f"{study}{series}",
+                patient=nobody,
+                study=study,
+                series=series,
+                sequence=sequence,
+                seed=series,
+            )
     rows = scan(tmp_path).rows
     assert [row.subject for row in rows] == ["S001", "S001", "S002", "S002"]
     assert all("names no patient" in row.findings for row in rows)
@@ -294,7 +330,7 @@ def test_localizer_of_three_directions(tmp_path):
     shutil.rmtree(tmp_path / "x")
     rows = scan(tmp_path).rows
     assert len(rows) == 3
-    assert all("a localizer" in row.problems for row in rows)
+    assert all("few planes in several directions" in row.findings for row in rows)
 
 
 def test_too_few_planes(tmp_path):
@@ -352,6 +388,18 @@ def test_two_candidates_are_asked_about(tmp_path):
     assert rows[1].series in rows[0].findings
 
 
+def test_contrast_is_told_by_the_order_of_series(tmp_path):
+    unsaid = {"SeriesDescription": "t1_se_tra", "ProtocolName": "t1"}
+    write(tmp_path / "a", sequence="t1", series=2, seed=1, changes=unsaid)
+    assert [row.sequence for row in scan(tmp_path).rows] == [""]
+    write(tmp_path / "b", sequence="t1ce", series=5, seed=2)
+    assert [row.sequence for row in scan(tmp_path).rows] == ["t1", "t1ce"]
+    write(tmp_path / "c", sequence="t1", series=7, seed=3, changes=unsaid)
+    before, given, after = scan(tmp_path).rows
+    assert [before.sequence, given.sequence, after.sequence] == ["t1", "t1ce", ""]
+    assert "after contrast agent was given" in after.why
+
+
 # ---------------------------------------------------------------- what is no image, or broken
 
 
@@ -382,7 +430,10 @@ def test_truncated_pixels(tmp_path):
     paths = write(tmp_path)
     paths[3].write_bytes(paths[3].read_bytes()[:-100])
     (problem,) = only(tmp_path).problems
-    assert problem == "1 of 12 planes cannot be read: the header claims 640 bytes of pixels, the file holds 540: truncated or damaged"
+    assert (
+        problem
+        == "1 of 12 planes cannot be read: the header claims 640 bytes of pixels, the file holds 540: truncated or damaged"
+    )
 
 
 def test_files_without_preamble_are_read(tmp_path):

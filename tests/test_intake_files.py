@@ -30,7 +30,9 @@ def files(folder, *names, sidecar=None):
     for seed, name in enumerate(names):
         save(folder / name, brain(seed)[:8, :8, :8])
         if sidecar is not None:
-            (folder / name).with_name(name.rpartition("/")[2].partition(".")[0] + ".json").write_text(json.dumps(sidecar))
+            (folder / name).with_name(name.rpartition("/")[2].partition(".")[0] + ".json").write_text(
+                json.dumps(sidecar)
+            )
 
 
 def itk_image(path, image, affine, **options):
@@ -69,7 +71,13 @@ def test_ucsf_pdgm(tmp_path):
 
 
 def test_bids(tmp_path):
-    names = ("sub-01_ses-2_T1w", "sub-01_ses-2_ce-gadolinium_T1w", "sub-01_ses-2_acq-tse_T2w", "sub-01_ses-2_FLAIR", "sub-01_ses-2_PDw")
+    names = (
+        "sub-01_ses-2_T1w",
+        "sub-01_ses-2_ce-gadolinium_T1w",
+        "sub-01_ses-2_acq-tse_T2w",
+        "sub-01_ses-2_FLAIR",
+        "sub-01_ses-2_PDw",
+    )
     files(tmp_path, *(f"sub-01/ses-2/anat/{name}.nii.gz" for name in names))
     files(tmp_path, "derivatives/x/sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz")
     found = {name.rpartition("/")[2]: value for name, value in told(tmp_path).items() if "derivatives" not in name}
@@ -80,10 +88,20 @@ def test_bids(tmp_path):
 
 def test_a_sidecar_speaks_up(tmp_path):
     """BIDS gives seconds: a T2 named T1w, and a T1w with contrast agent."""
-    files(tmp_path, "sub-1/sub-1_T1w.nii.gz", sidecar={"RepetitionTime": 4.5, "EchoTime": 0.095, "ScanningSequence": "SE"})
+    files(
+        tmp_path, "sub-1/sub-1_T1w.nii.gz", sidecar={"RepetitionTime": 4.5, "EchoTime": 0.095, "ScanningSequence": "SE"}
+    )
     files(tmp_path, "sub-2/sub-2_T1w.nii.gz", sidecar={"ContrastBolusIngredient": "GADOLINIUM"})
-    files(tmp_path, "sub-3/sub-3_T1w.nii.gz", sidecar={"RepetitionTime": 0.55, "EchoTime": 0.012, "ScanningSequence": "SE"})
-    files(tmp_path, "sub-4/anat/image.nii.gz", sidecar={"SeriesDescription": "t2_tse", "RepetitionTime": 4.5, "EchoTime": 0.09})
+    files(
+        tmp_path,
+        "sub-3/sub-3_T1w.nii.gz",
+        sidecar={"RepetitionTime": 0.55, "EchoTime": 0.012, "ScanningSequence": "SE"},
+    )
+    files(
+        tmp_path,
+        "sub-4/anat/image.nii.gz",
+        sidecar={"SeriesDescription": "t2_tse", "RepetitionTime": 4.5, "EchoTime": 0.09},
+    )
     found = rows_of(tmp_path)
     one, two, three, four = (found[name] for name in sorted(found))
     assert (one.sequence, "looks like t2" in one.why) == ("", True)
@@ -93,7 +111,14 @@ def test_a_sidecar_speaks_up(tmp_path):
 
 
 def test_one_folder_per_subject_and_one_for_all(tmp_path):
-    files(tmp_path, "Ann/T1w.nii.gz", "Ann/x_t2_flair.nii.gz", "Ann/brain_mask.nii.gz", "Ann/t1_gd.nii.gz", "Ann/adc.nii.gz")
+    files(
+        tmp_path,
+        "Ann/T1w.nii.gz",
+        "Ann/x_t2_flair.nii.gz",
+        "Ann/brain_mask.nii.gz",
+        "Ann/t1_gd.nii.gz",
+        "Ann/adc.nii.gz",
+    )
     files(tmp_path, "flat/p1_t1.nii.gz", "flat/p1_t2.nii", "flat/p2 b_t1.nii.gz", "flat/p2 b_T1-Gd.nii.gz")
     assert told(tmp_path) == {
         "Ann/T1w.nii.gz": ("Ann", "", "t1"),

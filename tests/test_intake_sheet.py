@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 pytest.importorskip("pydicom")
 
-from bad_nifti import brain, contents, save  # noqa: E402
-from phantom_dicom import NAMED, SECRETS, axes, lopsided  # noqa: E402
-from ummgat.cli import app  # noqa: E402
-from ummgat.intake.convert import convert  # noqa: E402
-from ummgat.intake.privacy import Identity, Key, key_path, redact  # noqa: E402
-from ummgat.intake.scan import scan_folder  # noqa: E402
-from ummgat.intake.sheet import read_sheet, write_sheet  # noqa: E402
-from ummgat.phantom.dicom import write_series  # noqa: E402
+from bad_nifti import brain, contents, save
+from phantom_dicom import NAMED, SECRETS, axes, lopsided
+from ummgat.cli import app
+from ummgat.intake.convert import convert
+from ummgat.intake.privacy import Identity, Key, key_path, redact
+from ummgat.intake.scan import scan_folder
+from ummgat.intake.sheet import read_sheet, write_sheet
+from ummgat.phantom.dicom import write_series
 
 OTHER = {"PatientName": "Else^Any", "PatientID": "X-99-1", "PatientBirthDate": "19800101"}
 
@@ -31,7 +31,9 @@ def disc(tmp_path):
         write_series(lopsided(series), axes("axial"), home, NAMED, sequence, series=series)
     for series, sequence in enumerate(("t1", "t2"), 1):
         changes = {"SeriesDescription": f"{sequence} Else", "ProtocolName": "Any, 1.1.1980"} if series == 1 else {}
-        write_series(lopsided(series), axes("oblique"), folder / f"x{series}", OTHER, sequence, series=series, changes=changes)
+        write_series(
+            lopsided(series), axes("oblique"), folder / f"x{series}", OTHER, sequence, series=series, changes=changes
+        )
     save(folder / "third" / "t1.nii.gz", brain())
     return folder
 
@@ -156,7 +158,7 @@ def test_two_annotations_of_a_study_are_refused_and_two_sessions_are_not(tmp_pat
         for row, (session, role) in zip(rows, (("a", "seg"), ("a", "t1"), ("b", "t1"), ("a", "wt")), strict=True):
             row["session"], row["sequence"] = session, role
 
-    with pytest.raises(ValueError, match="Found 1 problem.*\n.*annotation of p, session a again"):
+    with pytest.raises(ValueError, match=r"Found 1 problem.*\n.*annotation of p, session a again"):
         read_sheet(edited(out, decide), tmp_path / "in")
     edited(out, lambda rows: rows[3].update(sequence="none"))
     assert set(read_sheet(out, tmp_path / "in").studies()) == {("p", "a"), ("p", "b")}
