@@ -168,6 +168,21 @@ def test_folders_named_like_a_patient_get_an_invented_label(tmp_path):
     assert "fine/t1.nii.gz" in shown
 
 
+def test_sidecars_that_name_the_patient_are_heard_but_not_repeated(tmp_path):
+    who = {
+        "PatientName": "Doe^Johnny",
+        "PatientID": "77123",
+        "SeriesDescription": "t2_tse Johnny",
+        "EchoTime": 0.09,
+        "RepetitionTime": 5,
+    }
+    files(tmp_path, "77123/image.nii.gz", sidecar=who)
+    (row,) = rows_of(tmp_path).values()
+    assert (row.sequence, row.description) == ("t2", "t2_tse …")
+    assert row.series.startswith("file:")
+    assert "77123" not in str(row.as_dict())
+
+
 # ---------------------------------------------------------------- headers
 
 
