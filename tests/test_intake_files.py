@@ -70,6 +70,13 @@ def test_ucsf_pdgm(tmp_path):
     assert by_sequence["t2"].endswith("T2_bias.nii.gz")  # the uncorrected one is left open
 
 
+def test_a_follow_up_is_refused_without_its_path(tmp_path):
+    files(tmp_path, "UCSF-PDGM-0004_FU007d_nifti/UCSF-PDGM-0004_FU007d_T1_bias.nii.gz")
+    (row,) = rows_of(tmp_path).values()
+    assert "Second exam of one patient" in row.findings
+    assert str(tmp_path) not in row.findings
+
+
 def test_bids(tmp_path):
     names = (
         "sub-01_ses-2_T1w",

@@ -236,6 +236,7 @@ def test_labels_do_not_follow_the_order_of_names_or_ids():
         ("t1 (jürgen) nativ", "t1 (…) nativ"),
         ("DOE_JM_t2", "…"),  # the short name is a whole word of it
         ("T2 Mueller", "T2 …"),
+        ("T2 xMüllerx", "T2 …"),
         ("adobe", "adobe"),  # and here a part of another
         ("born 03.02.1961", "born …"),
         ("kh 0815 4711", "…"),
