@@ -16,11 +16,11 @@ import ummgat
 ROOT = Path(ummgat.__file__).parent
 
 LAYERS = (
-    ("domain", "config", "files", "metrics", "matching", "kid", "doctor"),
+    ("domain", "config", "files", "extras", "metrics", "matching", "kid", "doctor"),
     ("volume", "tensors", "overrides"),
     ("study", "crop"),
     ("prepare", "phantom", "draw", "model"),
-    ("slices", "slice_profile", "losses", "weights", "segment"),
+    ("slices", "slice_profile", "losses", "weights", "segment", "intake"),
     ("translate", "train_step", "relation"),
     ("validate", "reliability", "train_state", "estimate"),
     ("generate", "train"),
@@ -40,6 +40,8 @@ WITHOUT_TORCH = (
     "ummgat.config",
     "ummgat.prepare.cohort",
     "ummgat.prepare.images",
+    "ummgat.intake.sheet",
+    "ummgat.intake.convert",
     "ummgat.metrics",
     "ummgat.matching",
     "ummgat.phantom",
@@ -47,7 +49,12 @@ WITHOUT_TORCH = (
 )
 
 
-OPTIONAL = {"evaluate.code_figures": {"umap"}, "segment.worker": {"onnxruntime", "nnunetv2"}}
+OPTIONAL = {
+    "evaluate.code_figures": {"umap"},
+    "segment.worker": {"onnxruntime", "nnunetv2"},
+    "phantom.dicom": {"pydicom"},
+    "intake.headers": {"pydicom"},
+}
 """Module → packages of an extra that it uses if they are there; tests of their own show what happens without them."""
 
 

@@ -1,4 +1,5 @@
 import gzip
+import struct
 
 import nibabel as nib
 import numpy as np
@@ -204,3 +205,21 @@ def test_inside_resampling_does_not_darken_the_edge():
     grid = Grid.of(mask.shape, np.eye(4))
     out = resample_inside(np.where(mask, 100, 7), mask, grid, grid.canonical(1.7))
     assert set(np.unique(out.round(3))) == {0, 100}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("sform", "refused"), [(0, True), (1, False)])
+def test_zero_voxel_sizes_count_where_the_geometry_rests_on_them(tmp_path, packed, sform, refused):
+    """Nibabel takes them for 1 mm without a word to the caller."""
+    path = bad.save(tmp_path / "a.nii", bad.brain())
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<3f", content, 80, 0, 0, 0)
+    struct.pack_into("<2h", content, 252, 1, sform)
+    if packed:
+        path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)) if packed else bytes(content))
+    if refused:
+        with pytest.raises(ValueError, match=r"no usable geometry: .*Found voxel size \(0\.0, 0\.0, 0\.0\) mm"):
+            read_grid(path)
+    else:
+        assert read_grid(path).spacing_mm == (1, 1, 1)

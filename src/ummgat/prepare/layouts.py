@@ -158,6 +158,19 @@ def find_studies(source: Path, layout: str = "auto") -> tuple[list[RawStudy], st
     return sorted(studies, key=lambda study: study.subject), layout
 
 
+def recognise(folder: Path) -> tuple[RawStudy, str] | None:
+    """Read the one study whose files lie directly in `folder`, and the layout; None unless exactly one strict layout fits.
+
+    `folder`, the free layout, is no layout to recognise anything by.
+    """
+    found = [(_collect(folder, _prefixed("_"), LABELS_2018, "multi"), "brats2018")]
+    found.append((_collect(folder, _prefixed("-"), LABELS_2023, "multi"), "brats2023"))
+    if folder.name.endswith(_UCSF_FOLDER):
+        found.append((_collect_ucsf(folder), "ucsf-pdgm"))
+    fitting = [(study, layout) for study, layout in found if study.images]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def find_study(folder: Path, layout: str = "auto") -> RawStudy:
     """Read the one study in `folder`; ValueError if it holds several. For completing a single plain folder."""
     studies, _ = find_studies(folder, layout)
@@ -232,7 +245,7 @@ def _collect(
     for path in sorted(
         path for path in folder.iterdir() if _SUFFIX.search(path.name) and not path.name.startswith(".")
     ):
-        reason = _not_acquired(path)
+        reason = not_acquired(path)
         if reason:
             study.ignored.append(path.name)
             study.findings.append(
@@ -351,7 +364,7 @@ def classify_freely(subject: str, stem: str) -> str | None:
     return meanings[0] if meanings else None
 
 
-def _not_acquired(path: Path) -> str | None:
+def not_acquired(path: Path) -> str | None:
     """Why this file must not be taken as acquired; None if nothing says so."""
     stem = _SUFFIX.sub("", path.name)
     for mark in _NOT_ACQUIRED:

@@ -1,0 +1,181 @@
+"""Read the header of NIfTI, MetaImage and NRRD files: grid, doubts about left and right, and what keeps a file from being used."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from ummgat.extras import need
+from ummgat.volume import UNREADABLE, Array, Grid, read_grid
+
+NIFTI = (".nii", ".nii.gz")
+ITK = {".mha": "MHA", ".mhd": "MHA", ".nrrd": "NRRD", ".nhdr": "NRRD"}
+"""Suffix → kind of the formats that SimpleITK reads."""
+
+_DETACHED = {".mhd": r"^ElementDataFile\s*=\s*(.+?)\s*$", ".nhdr": r"^data ?file\s*:\s*(.+?)\s*$"}
+_DEFLATE_LIMIT = 1032
+_SQUARE_DEGREES = 0.5
+
+
+@dataclass
+class ImageHeader:
+    """What a header says. `problems` keep the file from being used; with `doubts` a person must decide."""
+
+    kind: str
+    grid: Grid | None = None
+    problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+def kind_of(path: Path) -> str | None:
+    """NIfTI, MHA or NRRD by the name's suffix; None for anything else."""
+    name = path.name.lower()
+    return "NIfTI" if name.endswith(NIFTI) else ITK.get(path.suffix.lower())
+
+
+def stem_of(path: Path) -> str:
+    """Name without the suffixes of `kind_of`."""
+    return re.sub(r"\.(nii(\.gz)?|mha|mhd|nrrd|nhdr)$", "", path.name, flags=re.IGNORECASE)
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read and check a header; no voxels. What is wrong goes into the result, nothing is raised."""
+    header = ImageHeader(kind_of(path) or "")
+    try:
+        if header.kind == "NIfTI":
+            header.grid = read_grid(path)
+            header.doubts += _nifti_doubts(path)
+        else:
+            header.grid = read_itk_grid(path)
+    except (*UNREADABLE, ValueError) as error:
+        header.problems.append(str(error).replace(f"{path.parent}/", "").replace(str(path), path.name))
+        return header
+    matrix = header.grid.matrix[:3, :3] / np.array(header.grid.spacing_mm)
+    cosine = max(abs(float(matrix[:, a] @ matrix[:, b])) for a, b in ((0, 1), (0, 2), (1, 2)))
+    off = float(np.degrees(np.arcsin(min(cosine, 1.0))))
+    if off > _SQUARE_DEGREES:
+        header.problems.append(f"sheared: the axes are {off:.2g}° off right angles; expected straight axes")
+    if min(header.grid.shape) < 2:
+        header.problems.append("a single plane, no volume")
+    return header
+
+
+def read_itk_grid(path: Path) -> Grid:
+    """Grid of a MetaImage or NRRD file from its header, after the checks of `volume.read_grid`.
+
+    Raises
+    ------
+    ValueError
+        Unreadable, not 3-D, not grey, zero spacing, or more data claimed than the file can hold.
+    """
+    reader = need("SimpleITK", "dicom").ImageFileReader()
+    data_file = _data_file(path)
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ValueError(
+            f"File is not readable: {path}. Found a header that SimpleITK cannot read; expected MHA or NRRD. Export it again."
+        ) from error
+    shape = [int(n) for n in reader.GetSize()]
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(
+            f"Image is not a single volume: {path}. Found shape {tuple(shape)}; expected 3 axes. Split it."
+        )
+    if reader.GetNumberOfComponents() != 1:
+        raise ValueError(
+            f"Image is not grey-scale: {path}. Found {reader.GetNumberOfComponents()} values per voxel; expected 1. "
+            "Export it as grey values."
+        )
+    size = need("SimpleITK", "dicom").Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    claimed, on_disk = float(np.prod([float(n) for n in shape])) * size, data_file.stat().st_size
+    if claimed > on_disk * _DEFLATE_LIMIT or (claimed > on_disk and not _compressed(path)):
+        raise ValueError(
+            f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file of "
+            f"{on_disk} bytes; expected fewer. The file is truncated or damaged: copy or export it again."
+        )
+    return _itk_grid(reader, shape, path)
+
+
+def read_itk(path: Path) -> tuple[Array, Grid]:
+    """Read a MetaImage or NRRD file: voxels of shape (x, y, z) and their grid."""
+    itk = need("SimpleITK", "dicom")
+    grid = read_itk_grid(path)
+    try:
+        image = itk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"Image data are truncated or damaged: {path}. Found voxels that SimpleITK cannot read; expected {grid.shape} "
+            "voxels. Copy or export it again."
+        ) from error
+    data = np.ascontiguousarray(itk.GetArrayFromImage(image).T).reshape(grid.shape)
+    if not np.isfinite(data).all():
+        raise ValueError(
+            f"Image has voxels that are not numbers: {path}. Found NaN or infinite voxels; expected none. Repair it."
+        )
+    return data, grid
+
+
+def _itk_grid(reader: Any, shape: list[int], path: Path) -> Grid:
+    n = reader.GetDimension()
+    direction = np.array(reader.GetDirection()).reshape(n, n)[:3, :3]
+    spacing = np.array(reader.GetSpacing())[:3]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = direction * spacing, np.array(reader.GetOrigin())[:3]
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    if not np.isfinite(affine).all() or spacing.min() < 1e-3 or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(
+            f"Image has no usable geometry: {path}. Found voxel size {tuple(spacing.tolist())} mm; expected three positive "
+            "sizes and axes that are not parallel. Repair the header."
+        )
+    return Grid.of(tuple(shape), affine + 0.0)
+
+
+def _head(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(16384).decode("latin-1")
+
+
+def _compressed(path: Path) -> bool:
+    return (
+        re.search(r"^(CompressedData\s*=\s*True|encoding\s*:\s*(gz|bz))", _head(path), re.MULTILINE | re.IGNORECASE)
+        is not None
+    )
+
+
+def _data_file(path: Path) -> Path:
+    """Where the voxels are: the file itself, or the one a detached header names, which must lie beside it."""
+    pattern = _DETACHED.get(path.suffix.lower())
+    if pattern is None:
+        return path
+    match = re.search(pattern, _head(path), re.MULTILINE | re.IGNORECASE)
+    name = match[1] if match else ""
+    if not name or name.upper() in ("LOCAL", "LIST") or Path(name).name != name or not path.with_name(name).is_file():
+        raise ValueError(
+            f"Voxels of a detached header are missing: {path}. Found no such file beside it; expected one data file in the "
+            "same folder. Copy both, or convert to one file."
+        )
+    return path.with_name(name)
+
+
+def _nifti_doubts(path: Path) -> list[str]:
+    """Ways in which a NIfTI header leaves open which side is left."""
+    header = nib.Nifti1Image.from_filename(path).header
+    sform, s_code = header.get_sform(coded=True)
+    qform, q_code = header.get_qform(coded=True)
+    if not s_code and not q_code:
+        return ["the header does not say which side is left (neither sform nor qform is set)"]
+    if s_code and q_code and np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
+        return ["sform and qform are mirror images of each other, so left and right are in doubt"]
+    if (
+        s_code
+        and q_code
+        and float(np.abs(sform[:3, :3] - qform[:3, :3]).max()) > 0.1 * float(np.abs(sform[:3, :3]).max())
+    ):
+        return ["sform and qform disagree; the sform is used"]
+    return []
