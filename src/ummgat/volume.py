@@ -188,6 +188,38 @@ def write_volume(path: Path, data: Array, grid: Grid) -> None:
         nib.save(image, temporary)
 
 
+def in_order_of(data: Array, source: Grid, target: Grid, tolerance_mm: float = 1e-2) -> Array:
+    """Put voxels into the order of another grid that has the same voxels, its axes flipped or swapped; nothing is resampled.
+
+    Parameters
+    ----------
+    data : ndarray of shape source.shape
+    source, target : Grid
+    tolerance_mm : float
+        How far apart the same voxel may lie.
+
+    Returns
+    -------
+    ndarray of shape target.shape
+        A view where possible.
+
+    Raises
+    ------
+    ValueError
+        If the grids do not have the same voxels.
+    """
+    here, there = (nib.orientations.io_orientation(grid.matrix) for grid in (source, target))
+    turn = nib.orientations.ornt_transform(here, there)
+    turned = nib.orientations.apply_orientation(data, turn)
+    affine = source.matrix @ nib.orientations.inv_ornt_aff(turn, source.shape)
+    if not Grid.of(turned.shape, affine).matches(target, tolerance_mm):
+        raise ValueError(
+            f"Grids differ. Found {source.shape} voxels of {source.spacing_mm} mm; expected the voxels of a grid of "
+            f"{target.shape} of {target.spacing_mm} mm at the same places. Resample first."
+        )
+    return np.asarray(turned)
+
+
 def resample(data: Array, source: Grid, target: Grid, order: int = 1) -> Array:
     """Resample `data` from `source` to `target` grid; outside is 0.
 
