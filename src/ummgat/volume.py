@@ -176,14 +176,18 @@ def _check_size(path: Path, image: nib.Nifti1Image) -> None:
         )
 
 
-def write_volume(path: Path, data: Array, grid: Grid) -> None:
-    """Write `data` of shape (x, y, z) as NIfTI-1 in its own dtype, atomically. Units are set to mm."""
+def write_volume(path: Path, data: Array, grid: Grid, description: str = "") -> None:
+    """Write `data` of shape (x, y, z) as NIfTI-1 in its own dtype, atomically. Units are set to mm.
+
+    `description` goes into the header's `descrip`, which holds 79 ASCII characters.
+    """
     if tuple(data.shape) != grid.shape:
         raise ValueError(
             f"Data do not fit the grid: {path}. Found shape {data.shape}; expected {grid.shape}. This is a bug."
         )
     image = nib.Nifti1Image(data, grid.matrix)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
 

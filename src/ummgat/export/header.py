@@ -28,7 +28,6 @@ ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName Clini
 ClinicalTrialSubjectID ClinicalTrialSubjectReadingID ClinicalTrialTimePointID
 """
 _NEEDED = "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName"
-_SCANNER = "Manufacturer ManufacturerModelName InstitutionName StationName DeviceSerialNumber SoftwareVersions"
 _SPACE = "PositionReferenceIndicator PatientPosition BodyPartExamined AnatomicRegionSequence"
 _LOSSY = "LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod"
 
@@ -65,9 +64,11 @@ def _unreadable(series: SourceSeries, why: str) -> ValueError:
 
 
 def inherited(source: "Dataset") -> "Dataset":
-    """New dataset with the patient, the study, the place in space, and the scanner as one who contributed.
+    """New dataset with the patient, the study, and the place in space.
 
-    Nothing of the scan itself is taken over: no echo times, no contrast agent, no series, no private attributes.
+    Nothing of the scan itself is taken over: no echo times, no contrast agent, no series, no private attributes. Nor is the
+    scanner, not even as ContributingEquipmentSequence: dcm2niix takes the maker and the hospital named there for the image's
+    own, and would scale by that maker's private rules.
     """
     pydicom = need("pydicom", "dicom")
     data: Dataset = pydicom.Dataset()
@@ -75,12 +76,6 @@ def inherited(source: "Dataset") -> "Dataset":
         data.SpecificCharacterSet = source.SpecificCharacterSet
     _copy(source, data, f"{_PATIENT} {_STUDY} {_SPACE} {_LOSSY}")
     data.Manufacturer, data.ManufacturerModelName, data.SoftwareVersions = MANUFACTURER, MODEL, __version__
-    scanner = pydicom.Dataset()
-    _copy(source, scanner, _SCANNER)
-    scanner.setdefault("Manufacturer", "")
-    scanner.ContributionDescription = "Acquired the source images, not this one"
-    scanner.PurposeOfReferenceCodeSequence = [code("109101", "DCM", "Acquisition Equipment")]
-    data.ContributingEquipmentSequence = [scanner]
     return data
 
 
