@@ -34,7 +34,7 @@ what the network expects after contrast agent; none was given for it, and enhanc
 Not for diagnosis or treatment.
 """
 
-_IGNORED = "*_desc-reliability_*\n*_swi.*\n*_trace.*\n*_cbf.*\n*_FA.*\n"
+_IGNORED = "*_desc-reliability*\n*_swi.*\n*_trace.*\n*_cbf.*\n*_FA.*\n"
 
 
 def bids_label(subject: str) -> str:
@@ -104,7 +104,7 @@ def write_subject(study: CompletedStudy, folder: Path, label: str) -> list[str]:
         write_json(folder / f"{place}.json", _sidecar(image, study, places, label))
         written.append(f"{place}.nii.gz")
         if image.reliability is not None:
-            place = place.replace("_desc-synthetic", "_desc-reliability")
+            place = place.replace("_desc-synthetic", "_desc-reliability") + "map"  # no reader must find it as a T2w
             note = f"Percent, how far to trust each voxel of the {MARK} {shown(image.sequence)}; 0 outside the brain"
             _write_image(image.reliability, folder / f"{place}.nii.gz", f"{MARK}: reliability, percent")
             write_json(folder / f"{place}.json", {"Description": note, "generated": True})
