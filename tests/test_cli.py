@@ -21,7 +21,7 @@ from ummgat.files import write_json
 from ummgat.overrides import as_toml
 from ummgat.study import load_study
 
-COMMANDS = ("doctor", "phantom", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate", "report",
+COMMANDS = ("doctor", "phantom", "inspect", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate", "report",
             "directions", "demo", "quality", "compare", "cross-center", "rate")  # fmt: skip
 FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)
 """<what>: <where>. Found <value>; expected <value>. <Next action>."""

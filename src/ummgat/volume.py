@@ -141,6 +141,7 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, Grid]:
         raise FileNotFoundError(f"Image is missing: {path}. Found no file; expected a NIfTI file. Check the path.")
     try:
         image = nib.Nifti1Image.from_filename(path)
+        sizes = _sizes_in_file(path, image)
     except UNREADABLE as error:
         raise ValueError(
             f"File is not readable as NIfTI: {path}. Found {error}; expected a NIfTI-1 image. Export it again."
@@ -156,12 +157,23 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, Grid]:
     _check_size(path, image)
     affine = np.asarray(image.affine, dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (spacing < 1e-3).any() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if sizes is not None and not (np.isfinite(sizes).all() and (sizes >= 1e-3).all()):
+        spacing = sizes
+    if not np.isfinite(affine).all() or not (spacing >= 1e-3).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ValueError(
             f"Image has no usable geometry: {path}. Found voxel size {tuple(spacing.round(4).tolist())} mm; "
             "expected three positive sizes and axes that are not parallel. Repair the header."
         )
     return image, Grid.of(shape, affine)
+
+
+def _sizes_in_file(path: Path, image: nib.Nifti1Image) -> NDArray[np.float64] | None:
+    """Voxel sizes as the file has them where its geometry rests on them; nibabel silently takes 1 mm for zero."""
+    if int(image.header["sform_code"]) > 0:
+        return None  # the sform says it all
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        header = nib.Nifti1Header.from_fileobj(file, check=False)
+    return np.abs(np.asarray(header["pixdim"][1:4], np.float64))
 
 
 def _check_size(path: Path, image: nib.Nifti1Image) -> None:

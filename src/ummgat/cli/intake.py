@@ -7,7 +7,19 @@ import typer
 
 from ummgat.cli.terminal import MANY, Overwrite, command, console, print_table, say
 
-_PRINTED = ("subject", "session", "series", "sequence", "proposal", "sure", "why", "shape", "spacing_mm", "findings")
+_PRINTED = (
+    "subject",
+    "session",
+    "series",
+    "sequence",
+    "proposal",
+    "sure",
+    "why",
+    "shape",
+    "spacing_mm",
+    "orientation",
+    "findings",
+)
 
 
 @command

@@ -130,12 +130,15 @@ def _in_order_of(wanted: Grid, data: Array, grid: Grid) -> Array:
 
 
 def _check_planes(source: SourceSeries, data: Array) -> None:
-    """Compare some planes with the files as pydicom reads them, where it can: a flip that the affine hides would show."""
+    """Compare some planes with the files as another reader sees them: a flip that the affine hides would show."""
     for k in sorted({0, len(source.instances) // 3, len(source.instances) - 1}):
+        instance = source.instances[k]
         try:
-            plane = _plane(source.instances[k])
-        except _Failed:
-            return
+            plane = _plane(instance)
+        except _Failed as error:
+            if instance.frame is not None:
+                raise _Failed("wrote voxels that nothing here can check") from error
+            plane = _read_with_itk(instance.file)[0]  # it decodes some compressions that pydicom does not
         span = max(float(np.ptp(plane)), 1.0)
         if plane.T.shape != data.shape[:2] or np.abs(plane.T - data[:, :, k]).max() > 1e-2 * span:
             raise _Failed("wrote other voxels than the files hold")
@@ -179,17 +182,20 @@ def _scaling(data: object, frame: int | None) -> tuple[float, float]:
 
 def _by_itk(source: SourceSeries) -> Array:
     """Read the voxels plane by plane with SimpleITK, whose decoders differ; the geometry is the header's."""
-    itk = need("SimpleITK", "dicom")
-    planes: list[Array] = []
-    for file in source.files:
-        try:
-            planes += list(np.asarray(itk.GetArrayFromImage(itk.ReadImage(str(file))), np.float64).transpose(0, 2, 1))
-        except (RuntimeError, ValueError) as error:
-            raise _Failed("cannot read the files") from error
+    planes = [plane.T for file in source.files for plane in _read_with_itk(file)]
     if len(source.files) == 1 and len(planes) == len(source.instances):
         # GDCM sorts the frames of a multi-frame file by position, in one direction or the other: not to be relied on.
         raise _Failed("does not keep the order of frames")
     return _stacked(planes, source)
+
+
+def _read_with_itk(file: Path) -> Array:
+    """Rescaled values (frames, rows, columns) of one file, float64."""
+    itk = need("SimpleITK", "dicom")
+    try:
+        return np.asarray(itk.GetArrayFromImage(itk.ReadImage(str(file))), np.float64)
+    except (RuntimeError, ValueError) as error:  # the message holds the path
+        raise _Failed("cannot decode the pixels") from error
 
 
 def _stacked(planes: list[Array], source: SourceSeries) -> Array:

@@ -115,21 +115,27 @@ def _by_name(path: Path, subject: str) -> Claim:
 
 def _flat_subjects(paths: Sequence[Path]) -> dict[Path, str]:
     """Subjects in front of file names (`p1_t1`, `p1_t2`, `p2_t1`); empty if no sequence repeats: then a folder is a subject."""
-    found: dict[Path, tuple[str, str]] = {}
+    prefixes: dict[Path, str] = {}
+    roles: list[str] = []
     for path in paths:
         stem = stem_of(path)
-        for word in re.finditer(r"[^\W_]+", stem):
-            try:
-                role = classify_freely("", stem[: word.end()])
-            except ValueError:
-                break
-            if role:
-                found[path] = (stem[: word.start()].rstrip(" _-."), role)
-                break
-    roles = [role for _, role in found.values()]
-    if len({prefix for prefix, _ in found.values()}) < 2 or len(roles) == len(set(roles)):
+        role = _by_name(path, "")[0]
+        words = (word for word in re.finditer(r"[^\W_]+", stem) if _means_something(word[0]))
+        first = next(words, None)
+        if role and first:
+            prefixes[path] = stem[: first.start()].rstrip(" _-.")
+            roles.append(role)
+    distinct = {prefix for prefix in prefixes.values() if prefix}
+    if len(distinct) < 2 or len(roles) == len(set(roles)):
         return {}
-    return {path: prefix for path, (prefix, _) in found.items() if prefix}
+    return {path: prefix for path, prefix in prefixes.items() if prefix}
+
+
+def _means_something(word: str) -> bool:
+    try:
+        return classify_freely("", word) is not None or word.lower() == "brain"
+    except ValueError:
+        return True
 
 
 def _folder_labels(homes: Sequence[Path], folder: Path) -> dict[Path, str]:

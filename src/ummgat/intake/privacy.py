@@ -12,6 +12,7 @@ from ummgat.files import read_json, write_json
 
 _FORMAT = "ummgat-key-1"
 _HIDDEN = "…"
+_TWO_LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae"})
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Identity:
     def words(self) -> set[str]:
         """Folded words that must not be shown."""
         parts = [*re.split(r"[\^=\s,;_.-]+", self.name), self.name, self.patient_id, *self.others]
-        found = {_folded(part) for part in parts}
+        found = {spelling for part in parts for spelling in _spellings(part)}
         born = re.sub(r"\D", "", self.birth_date)
         if len(born) == 8:
             year, month, day = born[:4], born[4:6], born[6:]
@@ -109,14 +110,19 @@ def redact(text: str, words: Iterable[str]) -> str:
     hidden = set(words)
 
     def names(part: str) -> bool:
-        flat = _folded(part)
-        pieces = {flat, *(_folded(piece) for piece in re.split(r"[\W_]+", part))}
-        return any(word in flat if len(word) > 3 else word in pieces for word in hidden)
+        whole = _spellings(part)
+        pieces = {spelling for piece in re.split(r"[\W_]+", part) for spelling in _spellings(piece)} | whole
+        return any(any(word in flat for flat in whole) if len(word) > 3 else word in pieces for word in hidden)
 
     shown = "".join(part if i % 2 or not names(part) else _HIDDEN for i, part in enumerate(parts))
-    flat = _folded(shown)
     # A name or date written with spaces, dots or dashes ("4 7 1 1", "03.02.1961") spans several words.
-    return _HIDDEN if any(len(word) > 5 and word in flat for word in hidden) else shown
+    flats = _spellings(shown)
+    return _HIDDEN if any(len(word) > 5 and word in flat for word in hidden for flat in flats) else shown
+
+
+def _spellings(text: str) -> set[str]:
+    """`Müller` as muller and as mueller."""
+    return {_folded(text), _folded(unicodedata.normalize("NFC", text).casefold().translate(_TWO_LETTERS))}
 
 
 def _folded(text: str) -> str:

@@ -38,7 +38,7 @@ class Row:
     remarks: list[str] = field(default_factory=list)
     skip: bool = False
     """It could be used, but will not be unless asked for: a copy, an already processed file."""
-    order: tuple[int, str] = (0, "")
+    order: tuple[int, str] = field(default=(0, ""), repr=False)
     """Series number, to tell what was acquired first."""
     path: Path | None = field(default=None, repr=False)
     """The file, unless it is a DICOM series."""

@@ -27,7 +27,7 @@ _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 class Scan:
     """What a folder holds. Only rows and remarks may be shown."""
 
-    folder: Path
+    folder: Path = field(repr=False)
     rows: list[Row] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     damaged: list[Path] = field(default_factory=list, repr=False)

@@ -1,7 +1,7 @@
 """One DICOM series as a volume: which file is which plane, where it lies, and the UIDs that a result must refer to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 class SourceInstance:
     """One plane of a series: a file, or one frame of a multi-frame file."""
 
-    file: Path
+    file: Path = field(repr=False)
     sop_class_uid: str
     sop_instance_uid: str
     frame: int | None
@@ -31,7 +31,7 @@ class SourceSeries:
     """A DICOM series (or the part of one that forms a volume), its planes sorted by position.
 
     Plane `instances[k]` is `volume[:, :, k]` of what `convert` writes, whose axes are (column, row, plane) as in the files:
-    nothing is flipped, so a result in `grid` goes back plane by plane. Holds paths, which may name a patient: never print it.
+    nothing is flipped, so a result in `grid` goes back plane by plane. Holds paths, which may name a patient: never print them.
     """
 
     series_id: str
@@ -42,7 +42,7 @@ class SourceSeries:
     study_uid: str
     series_uid: str
     frame_of_reference_uid: str | None
-    instances: tuple[SourceInstance, ...]
+    instances: tuple[SourceInstance, ...] = field(repr=False)
     grid: Grid
     """Shape (columns, rows, planes) and affine from voxel index to RAS+ mm, from ImagePositionPatient,
     ImageOrientationPatient and PixelSpacing."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ummgat.domain import SEQUENCES
 from ummgat.extras import need
+from ummgat.intake.headers import quiet
 from ummgat.intake.rows import Row
 
 _CHUNK = 1 << 20
@@ -28,22 +29,28 @@ def _usable(exam: Sequence[Row]) -> list[Row]:
 
 
 def _mark_copies(exam: Sequence[Row]) -> None:
-    """Set aside later rows with exactly the voxels of an earlier one."""
+    """Set aside a later row with exactly the voxels of an earlier one; where names differ, ask which is right."""
     for a, b in combinations(_usable(exam), 2):
-        if not a.skip and not b.skip and a.grid == b.grid and _same_voxels(a, b):
+        if a.skip or b.skip or a.grid != b.grid or not _same_voxels(a, b):
+            continue
+        if a.proposal == b.proposal:
             b.skip = True
-            b.remarks.append(f"the same voxels as {a.series}: a copy, or mislabelled")
-            if a.proposal != b.proposal:
-                a.doubts.append(f"the same voxels as {b.series}, which looks like {b.proposal or 'another sequence'}")
+            b.remarks.append(f"a copy: the same voxels as {a.series}")
+        else:
+            for row, other in ((a, b), (b, a)):
+                row.doubts.append(
+                    f"the same voxels as {other.series}, which looks like {other.proposal or 'another sequence'}: "
+                    "one of them is mislabelled"
+                )
 
 
 def _same_voxels(a: Row, b: Row) -> bool:
     """Whether the stored voxels are equal byte for byte; unreadable ones are not."""
     try:
         if a.stack is not None and b.stack is not None:
-            middle = len(a.stack.planes) // 2
-            order = [middle, *range(len(a.stack.planes))]  # the middle first: it differs soonest
-            return all(_pixels(a, k) == _pixels(b, k) for k in order)
+            pairs = list(dict.fromkeys((p.file, q.file) for p, q in zip(a.stack.planes, b.stack.planes, strict=True)))
+            pairs.insert(0, pairs[len(pairs) // 2])  # the middle first: it differs soonest
+            return all(_pixels(one) == _pixels(other) for one, other in pairs)
         if a.path is not None and b.path is not None:
             return a.path.stat().st_size == b.path.stat().st_size and _digest(a.path) == _digest(b.path)
     except (OSError, ValueError, AttributeError, KeyError):
@@ -51,9 +58,9 @@ def _same_voxels(a: Row, b: Row) -> bool:
     return False
 
 
-def _pixels(row: Row, plane: int) -> bytes:
-    assert row.stack is not None
-    data = need("pydicom", "dicom").dcmread(row.stack.planes[plane].file, specific_tags=["PixelData"], force=True)
+def _pixels(file: Path) -> bytes:
+    with quiet():
+        data = need("pydicom", "dicom").dcmread(file, specific_tags=["PixelData"], force=True)
     return bytes(data.PixelData)
 
 

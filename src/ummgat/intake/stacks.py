@@ -82,8 +82,10 @@ def make_stacks(planes: Sequence[Plane]) -> list[Stack]:
         stack.remarks += remarks
         if len(stacks) > 1:
             stack.remarks.append(f"one of {len(stacks)} volumes in its series")
-        if "LOCALIZER" in stack.first.facts.image_type or (len(directions) >= 3 and len(stack.planes) < 3 * FEW):
+        if "LOCALIZER" in stack.first.facts.image_type:
             stack.problems.append("a localizer")
+        elif len(directions) >= 3 and len(stack.planes) < 3 * FEW:
+            stack.problems.append("a localizer or projections: few planes in several directions")
         _check_images(stack)
         if not stack.problems:
             _check_geometry(stack)
