@@ -292,8 +292,12 @@ def test_a_source_that_changed_meanwhile_is_refused_without_its_path(tmp_path):
 @pytest.fixture
 def enhanced(tmp_path):
     image = np.random.default_rng(3).integers(1, 900, (44, 30, 9)).astype(np.float64)
-    write_enhanced(image, affine_of("oblique"), tmp_path / "source" / "E1", PETRA)
-    return source_in(tmp_path / "source")
+    affine = affine_of("oblique")
+    affine[:3, 2] *= -1  # frames from the other end: by position they sort backwards
+    write_enhanced(image, affine, tmp_path / "source" / "E1", PETRA)
+    source = source_in(tmp_path / "source")
+    assert [instance.frame for instance in source.instances] == list(range(8, -1, -1))
+    return source
 
 
 def test_a_multi_frame_source_gives_a_classic_series_that_refers_to_frames(enhanced, tmp_path):
