@@ -66,7 +66,9 @@ def test_the_label_stands_for_the_patient():
 def test_private_attributes_go_at_every_depth():
     data, item = an_object(), pydicom.Dataset()
     for place in (data, item):
-        place.private_block(0x0029, "ACME", create=True).add_new(1, "LO", "Quastenflosser")
+        block = place.private_block(0x0029, "ACME", create=True)
+        block.add_new(1, "LO", "Quastenflosser")
+        block.add_new(2, "DS", "1961")
     data.ReferencedInstanceSequence = Sequence([item])
     clean(data)
     assert not [element for element in data.iterall() if element.tag.is_private]

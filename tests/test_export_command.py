@@ -147,6 +147,9 @@ def test_deidentified_dicom_names_nobody(chain):
         data = pydicom.dcmread(path)
         assert (data.PatientName, data.PatientID) == (subject, subject)
         assert not [e for e in data.iterall() if e.tag.is_private]
+        for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber", "ReferringPhysicianName"):
+            assert keyword in data  # type 2: there, and empty
+            assert not data[keyword].value
 
 
 def test_deidentified_series_and_segmentation_belong_together(chain):
@@ -156,6 +159,10 @@ def test_deidentified_series_and_segmentation_belong_together(chain):
     named = pydicom.dcmread(folder / "dicom" / subject / "t1ce_SYNTHETIC" / "IM0001.dcm")
     assert image.StudyInstanceUID == seg.StudyInstanceUID != named.StudyInstanceUID
     assert image.FrameOfReferenceUID == seg.FrameOfReferenceUID != named.FrameOfReferenceUID
+    planes = [pydicom.dcmread(path) for path in (folder / "anonymous" / subject / "t1ce_SYNTHETIC").iterdir()]
+    assert {p.StudyInstanceUID for p in planes} == {seg.StudyInstanceUID}
+    assert {p.SeriesInstanceUID for p in planes} == {image.SeriesInstanceUID}
+    assert len({p.SOPInstanceUID for p in planes}) == len(planes)
     old = {e.value for e in named.iterall() if e.VR == "UI"}
     new = {e.value for e in [*image.iterall(), *seg.iterall()] if e.VR == "UI"}
     assert all(uid.startswith("1.2.840.10008.") for uid in old & new)

@@ -94,7 +94,6 @@ def deidentify(data: "Dataset", alias: Alias) -> None:
 
 
 def _clean(data: "Dataset", uids: UidMap) -> None:
-    data.remove_private_tags()
     for element in list(data):
         if element.keyword in EMPTIED:
             element.value = None
@@ -113,6 +112,7 @@ def _clean(data: "Dataset", uids: UidMap) -> None:
 
 
 def _is_removed(element: "DataElement") -> bool:
+    # Private attributes have no keyword, nor have those that this version of pydicom does not know.
     if element.keyword in REMOVED or element.VR in _PEOPLE_AND_TIMES or not element.keyword:
         return True
     return element.VR in _TEXTS and element.keyword not in KEPT_TEXT
