@@ -1,11 +1,15 @@
 """Phantom DICOM as a source, an asymmetric volume on its grid, and the sidecar of a generated image."""
 
+import json
+from pathlib import Path
+
+import highdicom
 import nibabel as nib
 import numpy as np
 
 from ummgat.intake.privacy import Key
 from ummgat.intake.scan import scan_folder
-from ummgat.phantom.dicom import write_series
+from ummgat.phantom.dicom import write_enhanced, write_series
 from ummgat.volume import Grid, write_volume
 
 PETRA = {
@@ -24,6 +28,8 @@ OTHER = {
     "OtherPatientIDs": "ALT-0815",
     "StudyDescription": "Schaedel Quastenflosser",
 }
+
+ORIENTATIONS = ("axial", "sagittal", "oblique")
 
 PROVENANCE = {
     "generated": True,
@@ -61,6 +67,33 @@ def make_source(folder, name="axial", sequence="t1", shape=(44, 30, 9), **option
     return source_in(folder)
 
 
+def make_enhanced(folder):
+    """Write one phantom series as a multi-frame file, and find it."""
+    image = np.random.default_rng(3).integers(1, 900, (44, 30, 9)).astype(np.float64)
+    affine = affine_of("oblique")
+    affine[:3, 2] *= -1  # frames from the other end: by position they sort backwards
+    write_enhanced(image, affine, folder / "E1", PETRA)
+    source = source_in(folder)
+    assert [instance.frame for instance in source.instances] == list(range(8, -1, -1))
+    return source
+
+
+def lacking(data, kind):
+    """Attributes that the standard demands of a kind of object, and that are missing, or empty where they must not be."""
+    standard = Path(highdicom.__file__).parent / "_standard"
+    modules = json.loads((standard / "module_attribute_map.json").read_text(encoding="utf-8"))
+    needed = json.loads((standard / "iod_module_map.json").read_text(encoding="utf-8"))[kind]
+    rows = [
+        a for m in needed if m["usage"] == "M" for a in modules[m["key"]] if not a["path"] and a["type"] in ("1", "2")
+    ]
+    assert len(rows) > 20
+    return [
+        a["keyword"]
+        for a in rows
+        if a["keyword"] not in data or (a["type"] == "1" and data[a["keyword"]].value in (None, ""))
+    ]
+
+
 def source_in(folder):
     (row,) = scan_folder(folder, Key("00" * 16)).rows
     return row.stack.source(row.series, row.subject, row.session)
@@ -85,8 +118,6 @@ def labels_on(shape):
 
 def write_completed(folder, source, data, subject="S001", provenance=None, stem="t2_generated"):
     """A study as `ummgat complete` leaves it: acquired T1, generated T2 and its sidecar."""
-    import json
-
     study = folder / subject
     study.mkdir(parents=True)
     grid = source.grid if hasattr(source, "grid") else Grid.of(*source)

@@ -63,6 +63,15 @@ def test_the_label_stands_for_the_patient():
     assert "PatientWeight" not in data
 
 
+@pytest.mark.parametrize("label", ["quastenflosser", "P_Petronella", "ZX-4711", "zx4711b", "S-19610203"])
+def test_a_label_that_names_the_patient_is_refused_unsaid(label):
+    data = an_object()
+    data.PatientBirthDate = "19610203"
+    with pytest.raises(ValueError, match="label names the patient") as caught:
+        deidentify(data, Alias(label, UidMap()))
+    assert label not in str(caught.value)
+
+
 def test_private_attributes_go_at_every_depth():
     data, item = an_object(), pydicom.Dataset()
     for place in (data, item):

@@ -266,6 +266,15 @@ def test_whole_tumour_labels_become_one_segment(world):
     assert identified.AlgorithmVersion == "2.5"
 
 
+@pytest.mark.parametrize("place", ["disc/out", "completed/out", "completed", "."])
+def test_inputs_are_never_written_to(world, place):
+    folder, _ = world
+    arguments = ["--to", "dicom", "--source", folder / "disc", "--overwrite"]
+    result = run("export", folder / "completed", folder / place, *arguments)
+    assert result.exit_code == 2
+    assert "Output and input are not apart" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -50,7 +50,7 @@ def export_bids(
         No completed studies, or something in `out` already. Problems of one study go into the report.
     """
     folders = completed_folders(completed)
-    require_new(out, overwrite)
+    _check_out(out, overwrite, completed)
     labels: dict[str, str] = {}
 
     def write(study: CompletedStudy) -> list[str]:
@@ -109,7 +109,7 @@ def export_dicom(
     for package in ("pydicom", *(["highdicom"] if segmentations else [])):
         need(package, "dicom")
     folders = completed_folders(completed)
-    require_new(out, overwrite)
+    _check_out(out, overwrite, completed, source)
     sources = find_sources(source, sheet)
     if sources.one_patient and len(folders) > 1:
         raise ValueError(
@@ -130,6 +130,19 @@ def export_dicom(
         return [f"{study.subject}/{name}" for name in names]
 
     return _each(folders, out, write, progress)
+
+
+def _check_out(out: Path, overwrite: bool, *inputs: Path) -> None:
+    """Refuse an output folder that holds something, or that is an input, within one or around one."""
+    require_new(out, overwrite)
+    there = out.resolve()
+    for given in inputs:
+        place = given.resolve()
+        if there.is_relative_to(place) or place.is_relative_to(there):
+            raise ValueError(
+                f"Output and input are not apart: {out}. Found one inside the other; expected another place. Choose one: inputs are "
+                "never changed."
+            )
 
 
 def _each(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ummgat.extras import need
+from ummgat.intake.privacy import Identity, redact
 
 if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
@@ -82,7 +83,21 @@ class Alias:
 
 
 def deidentify(data: "Dataset", alias: Alias) -> None:
-    """Change `data` in place so that nothing of the patient is left in its header; pixels are not looked at."""
+    """Change `data` in place so that nothing of the patient is left in its header; pixels are not looked at.
+
+    Raises
+    ------
+    ValueError
+        If the label itself is, or holds, the patient's name, number or birth date.
+    """
+    known = Identity(
+        str(data.get("PatientName", "")), str(data.get("PatientID", "")), str(data.get("PatientBirthDate", ""))
+    )
+    if redact(alias.label, known.words()) != alias.label:
+        raise ValueError(
+            "Subject's label names the patient: --deidentify. Found the patient's name, number or birth date in it; expected an "
+            "invented label. Rename the study's folder and its files, or use the labels of `ummgat inspect`."
+        )
     _clean(data, alias.uids)
     data.SpecificCharacterSet = "ISO_IR 192"
     data.PatientName = data.PatientID = alias.label
