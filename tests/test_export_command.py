@@ -254,6 +254,35 @@ def test_a_source_twice_is_asked_for(world):
     assert len(re.findall("dicom:", result.stderr)) == 2
 
 
+def test_after_registration_an_image_lies_on_another_series_and_names_its_own(world):
+    """T2 from a FLAIR that was brought to the T1's grid: the T1's geometry, the FLAIR as source."""
+    folder, place = world
+    source = make_source(tmp := folder / "flair", "sagittal", "flair", series=2)
+    shutil.copytree(tmp, folder / "disc" / "flair")
+    shutil.rmtree(folder / "completed")
+    told = {"sources": ["A/flair"]}
+    write_completed(folder / "completed", place, asymmetric(place.grid.shape), "S001", told)
+    assert export(folder).exit_code == 0
+    data = pydicom.dcmread(folder / "out/S001/t2_SYNTHETIC/IM0004.dcm")
+    assert data.ImagePositionPatient == pydicom.dcmread(place.instances[3].file).ImagePositionPatient
+    assert {i.ReferencedSOPInstanceUID for i in data.SourceImageSequence} == {
+        i.sop_instance_uid for i in source.instances
+    }
+    assert {i.SpatialLocationsPreserved for i in data.SourceImageSequence} == {"NO"}
+    assert [i.SeriesInstanceUID for i in data.ReferencedSeriesSequence] == [source.series_uid, place.series_uid]
+    assert "from FLAIR" in data.SeriesDescription
+
+
+def test_a_series_of_another_exam_is_no_place(world):
+    folder, place = world
+    make_source(folder / "disc" / "flair", "sagittal", "flair", series=2, study=2)
+    shutil.rmtree(folder / "completed")
+    write_completed(folder / "completed", place, asymmetric(place.grid.shape), "S001", {"sources": ["A/flair"]})
+    result = export(folder)
+    assert result.exit_code == 1
+    assert "Source series is not clear" in result.stderr
+
+
 def test_whole_tumour_labels_become_one_segment(world):
     folder, source = world
     labels = (labels_on(source.grid.shape) > 0).astype(np.uint8)

@@ -230,12 +230,14 @@ def test_fused_images_name_every_source(tmp_path):
     provenance = PROVENANCE | {"sources": ["A/t1", "A/flair"], "method": "fuse"}
     data = header_of(
         write_generated(
-            asymmetric(source.grid.shape), source.grid, source, provenance, tmp_path / "out", others=[other]
+            asymmetric(source.grid.shape), source.grid, source, provenance, tmp_path / "out", sources=[source, other]
         )
     )
     assert data.SeriesDescription == "SYNTHETIC T2 from T1+FLAIR by UMMGAT 0123456789abcdef"
     series = {item.SeriesInstanceUID: len(item.ReferencedInstanceSequence) for item in data.ReferencedSeriesSequence}
     assert series == {source.series_uid: 1, other.series_uid: len(other.instances)}
+    preserved = [item.SpatialLocationsPreserved for item in data.SourceImageSequence]
+    assert preserved == ["YES"] + ["NO"] * len(other.instances)
 
 
 def test_intake_never_takes_a_generated_series_for_a_source(exported):

@@ -9,7 +9,7 @@ from ummgat.export.completed import CompletedStudy, completed_folders, read_comp
 from ummgat.export.deidentify import Alias, UidMap
 from ummgat.export.dicom import write_generated
 from ummgat.export.seg import Algorithm, write_seg
-from ummgat.export.sources import Candidate, Sources, find_sources, on_grid, source_of
+from ummgat.export.sources import Candidate, Sources, find_sources, on_grid, place_and_sources
 from ummgat.export.wording import MARK, shown, sources_of
 from ummgat.extras import need
 from ummgat.files import FULL, explained_full_disk, replaced_folder, require_new
@@ -178,18 +178,16 @@ def _write_study(
     candidates, names = sources.of(study.subject), []
     for number, image in enumerate(study.generated):
         data, grid = read_volume(image.file)
-        made_from = sources_of(image.provenance)
-        first = source_of(candidates, grid, made_from[0], f"{shown(image.sequence)} of {study.subject}")
-        # Other sources lay on the same grid when it was generated, or were brought there; they are named where they are clear.
-        others = [c.series for q in made_from[1:] for c in _only(candidates, q, first.study_uid)]
+        what = f"{shown(image.sequence)} of {study.subject}"
+        place, made_from = place_and_sources(candidates, grid, sources_of(image.provenance), what)
         name = f"{image.sequence}_{MARK}" + ("_aligned" if image.aligned else "")
         write_generated(
             data,
             grid,
-            first,
+            place,
             image.provenance,
             folder / name,
-            others=others,
+            sources=made_from,
             mark=mark,
             alias=alias,
             series_number=9001 + number,
@@ -205,12 +203,6 @@ def _write_study(
             "first, or leave it out."
         )
     return names
-
-
-def _only(candidates: Sequence[Candidate], sequence: str, study_uid: str) -> list[Candidate]:
-    """The one series of an exam with this sequence, as a list; empty if there is none or several."""
-    found = [c for c in candidates if c.sequence == sequence and c.series.study_uid == study_uid]
-    return found if len(found) == 1 else []
 
 
 def _labels_of(subject: str, segmentations: Segmentations) -> Path | None:

@@ -29,24 +29,24 @@ class WrittenSeries:
 
     series_uid: str
     files: list[Path]
-    """In the order of the source's planes."""
+    """In the order of planes of the series it lies on."""
 
 
 def write_generated(
     volume: Array,
     grid: Grid,
-    source: SourceSeries,
+    place: SourceSeries,
     provenance: Mapping[str, Any],
     out: Path,
     *,
-    others: Sequence[SourceSeries] = (),
+    sources: Sequence[SourceSeries] | None = None,
     mark: bool = False,
     alias: Alias | None = None,
     series_number: int = 9001,
 ) -> WrittenSeries:
-    """Write a generated volume as one classic MR series, a file per plane of its source.
+    """Write a generated volume as one classic MR series, a file per plane of the series it lies on.
 
-    Position, orientation and voxel size are the source's, to its last digit. New are the UIDs of series and instances;
+    Position, orientation and voxel size are that series', to its last digit. New are the UIDs of series and instances;
     patient, study and frame of reference stay (replaced under `alias`). The type is DERIVED, SECONDARY, OTHER, SYNTHETIC, the pulse
     sequence is given as RM (research mode) with no echo or repetition time, and there is no contrast agent, whatever
     the source had.
@@ -57,15 +57,15 @@ def write_generated(
         Whole numbers 0…65535 are stored as they are, anything else as 16 bit with a slope and intercept: exact to half
         of the range divided by 65535.
     grid : Grid
-        The source's, its axes possibly flipped or swapped, as converters do.
-    source : SourceSeries
-        In whose grid the volume lies.
+        That of `place`, its axes possibly flipped or swapped, as converters do.
+    place : SourceSeries
+        Acquired series in whose grid the volume lies, as a rule the one it was generated from.
     provenance : mapping
         The sidecar of the image, see `completion`.
     out : Path
         Folder for `IM0001.dcm` and so on; made if missing.
-    others : sequence of SourceSeries
-        Further series that it was generated from.
+    sources : sequence of SourceSeries, optional
+        Acquired series that it was generated from; `place` alone if not told.
     mark : bool
         Burn the word SYNTHETIC into every plane. BurnedInAnnotation stays NO: it is about what identifies the patient.
     alias : Alias, optional
@@ -79,25 +79,25 @@ def write_generated(
     """
     wording = Wording.of(provenance)
     try:
-        volume = in_order_of(volume, grid, source.grid)
+        volume = in_order_of(volume, grid, place.grid)
     except ValueError as error:
         raise ValueError(
-            f"Volume does not lie on its source series: {source.series_id}. Found {_brief(grid)}; expected "
-            f"{_brief(source.grid)}. Export the image in the original grid, and name its own series."
+            f"Volume does not lie on its source series: {place.series_id}. Found {_brief(grid)}; expected "
+            f"{_brief(place.grid)}. Export the image in the original grid, and name its own series."
         ) from error
     planes, slope, intercept = stored(np.ascontiguousarray(volume.transpose(2, 1, 0)))
     window = _window(planes, slope, intercept)
     if mark:
         planes = burn_in(planes)
-    common = _common(read_header(source), source, wording, series_number)
+    common = _common(read_header(place), place, wording, series_number)
     common.RescaleSlope, common.RescaleIntercept, common.RescaleType = _decimal(slope), _decimal(intercept), "US"
     common.WindowCenter, common.WindowWidth = map(_decimal, window)
     series_uid, files = str(common.SeriesInstanceUID), []
-    for k, instance in enumerate(source.instances):
+    for k, instance in enumerate(place.instances):
         data = copy.deepcopy(common)
         data.SOPInstanceUID, data.InstanceNumber = new_uid(), k + 1
         data.ImagePositionPatient = [_decimal(v) for v in instance.position_mm]
-        _refer(data, source, instance, others)
+        _refer(data, place, instance, [place] if sources is None else sources)
         _add_pixels(data, planes[k])
         if alias is not None:
             deidentify(data, alias)
@@ -134,14 +134,14 @@ def stored(values: Array) -> tuple[Array, float, float]:
     return np.clip(np.rint((values - low) / slope), 0, _TOP).astype(np.uint16), slope, low
 
 
-def _common(header: "Dataset", source: SourceSeries, wording: Wording, series_number: int) -> "Dataset":
+def _common(header: "Dataset", place: SourceSeries, wording: Wording, series_number: int) -> "Dataset":
     """Everything that the planes share."""
     pydicom = need("pydicom", "dicom")
     data = inherited(header)
     data.SOPClassUID = pydicom.uid.MRImageStorage
     data.Modality, data.SyntheticData = "MR", "YES"
-    data.StudyInstanceUID, data.SeriesInstanceUID = source.study_uid, new_uid()
-    data.FrameOfReferenceUID = source.frame_of_reference_uid or new_uid()
+    data.StudyInstanceUID, data.SeriesInstanceUID = place.study_uid, new_uid()
+    data.FrameOfReferenceUID = place.frame_of_reference_uid or new_uid()
     data.SeriesNumber, data.AcquisitionNumber = series_number, None
     data.ImageType = ["DERIVED", "SECONDARY", "OTHER", MARK]
     data.SeriesDescription, data.ProtocolName = wording.short, f"{MARK} (not acquired)"
@@ -156,27 +156,30 @@ def _common(header: "Dataset", source: SourceSeries, wording: Wording, series_nu
     now = datetime.now()
     data.InstanceCreationDate = data.ContentDate = now.strftime("%Y%m%d")
     data.InstanceCreationTime = data.ContentTime = now.strftime("%H%M%S")
-    data.ImageOrientationPatient = [_decimal(v) for v in source.orientation]
-    across, down, step = source.grid.spacing_mm
+    data.ImageOrientationPatient = [_decimal(v) for v in place.orientation]
+    across, down, step = place.grid.spacing_mm
     data.PixelSpacing, data.SpacingBetweenSlices = [_decimal(down), _decimal(across)], _decimal(step)
     data.SliceThickness = header.get("SliceThickness") or _decimal(step)
-    data.ImagesInAcquisition = len(source.instances)
+    data.ImagesInAcquisition = len(place.instances)
     return data
 
 
-def _refer(data: "Dataset", source: SourceSeries, instance: SourceInstance, others: Sequence[SourceSeries]) -> None:
-    """Name the plane that this one was generated from, and the whole of further source series, whose planes lie elsewhere."""
+def _refer(data: "Dataset", place: SourceSeries, instance: SourceInstance, sources: Sequence[SourceSeries]) -> None:
+    """Name the images that this plane was generated from: of `place` the same plane, of a series elsewhere all of them."""
     dataset = need("pydicom", "dicom").Dataset
-    reference = _reference(instance)
-    reference.SpatialLocationsPreserved = "YES"
-    reference.PurposeOfReferenceCodeSequence = [code("121322", "DCM", "Source image for image processing operation")]
-    data.SourceImageSequence = [reference]
-    data.ReferencedSeriesSequence = []
-    for series, instances in [(source, (instance,)), *((other, other.instances) for other in others)]:
+    data.SourceImageSequence, data.ReferencedSeriesSequence = [], []
+    for series in sources if place in sources else [*sources, place]:
+        instances = (instance,) if series == place else series.instances
         item = dataset()
         item.SeriesInstanceUID = series.series_uid
         item.ReferencedInstanceSequence = [_reference(i) for i in instances]
         data.ReferencedSeriesSequence.append(item)
+        for i in instances if series in sources else ():
+            reference = _reference(i)
+            reference.SpatialLocationsPreserved = "YES" if series == place else "NO"
+            purpose = code("121322", "DCM", "Source image for image processing operation")
+            reference.PurposeOfReferenceCodeSequence = [purpose]
+            data.SourceImageSequence.append(reference)
 
 
 def _reference(instance: SourceInstance) -> "Dataset":

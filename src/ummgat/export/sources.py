@@ -103,8 +103,10 @@ def on_grid(candidates: Sequence[Candidate], grid: Grid) -> list[Candidate]:
     return found
 
 
-def source_of(candidates: Sequence[Candidate], grid: Grid, sequence: str, what: str) -> SourceSeries:
-    """The one series that an image in `grid` was generated from.
+def place_and_sources(
+    candidates: Sequence[Candidate], grid: Grid, sequences: Sequence[str], what: str
+) -> tuple[SourceSeries, list[SourceSeries]]:
+    """Find the series on which a generated image lies, and those it was generated from.
 
     Parameters
     ----------
@@ -112,10 +114,17 @@ def source_of(candidates: Sequence[Candidate], grid: Grid, sequence: str, what: 
         Of one subject.
     grid : Grid
         Of the generated image.
-    sequence : str
+    sequences : sequence of str
         What it was generated from.
     what : str
         The image, for messages.
+
+    Returns
+    -------
+    place : SourceSeries
+        That of the first sequence if it lies there; else, as after registration, another one there of the same exam.
+    sources : list of SourceSeries
+        Of `sequences`, as far as the exam has exactly one of each.
 
     Raises
     ------
@@ -123,13 +132,28 @@ def source_of(candidates: Sequence[Candidate], grid: Grid, sequence: str, what: 
         None or several fit: it is never guessed.
     """
     there = on_grid(candidates, grid)
-    named = [c for c in there if c.sequence == sequence]
-    if len(named) == 1:
-        return named[0].series
-    if not named and len(there) == 1 and not there[0].sequence:
-        return there[0].series
-    listed = ", ".join(f"{c.series.series_id} ({shown(c.sequence) or 'unknown'})" for c in there)
-    raise ValueError(
-        f"Source series is not clear: {what}. Found {listed or 'no series'} on its grid out of {len(candidates)}; expected one "
-        f"{shown(sequence)} there. Say which series is what in the sheet of `ummgat inspect --out`, and give --sheet."
-    )
+    named = [c for c in there if c.sequence == sequences[0]]
+    alone = there if len(there) == 1 and not there[0].sequence else []
+    fitting = named or alone or _registered(candidates, there, sequences[0])
+    if len(fitting) != 1:
+        listed = ", ".join(f"{c.series.series_id} ({shown(c.sequence) or 'unknown'})" for c in there)
+        raise ValueError(
+            f"Source series is not clear: {what}. Found {listed or 'no series'} on its grid out of {len(candidates)}; expected one "
+            f"{shown(sequences[0])} there. Say which series is what in the sheet of `ummgat inspect --out`, and give --sheet."
+        )
+    place = fitting[0].series
+    sources = [place] if named or alone else []
+    for sequence in sequences[1:] if sources else sequences:
+        same = [c.series for c in candidates if c.sequence == sequence and c.series.study_uid == place.study_uid]
+        sources += same if len(same) == 1 else []
+    return place, sources
+
+
+def _registered(candidates: Sequence[Candidate], there: Sequence[Candidate], sequence: str) -> list[Candidate]:
+    """Where an image lies whose source was brought to another series' grid: the first there, if exam and space are the source's."""
+    sources = [c for c in candidates if c.sequence == sequence]
+    if len(sources) != 1:
+        return []
+    exam = sources[0].series.study_uid
+    known = [c for c in there if c.sequence and c.series.study_uid == exam]
+    return known[:1] if len({c.series.frame_of_reference_uid for c in known}) == 1 else []
