@@ -8,10 +8,12 @@ import pydicom
 import pytest
 import SimpleITK as itk
 
-from export_world import ORIENTATIONS, PETRA, PROVENANCE, asymmetric, lacking, make_enhanced, make_source
+from export_world import ORIENTATIONS, PETRA, PROVENANCE, asymmetric, labels_on, lacking, make_enhanced, make_source
 from ummgat.export.deidentify import Alias, UidMap
 from ummgat.export.dicom import stored, write_generated
+from ummgat.export.seg import Algorithm, write_seg
 from ummgat.export.wording import Wording
+from ummgat.intake.headers import quiet
 from ummgat.intake.privacy import Key
 from ummgat.intake.scan import scan_folder
 from ummgat.volume import Grid
@@ -222,6 +224,43 @@ def test_a_name_in_another_character_set_stays_whole(tmp_path):
     source = make_source(tmp_path / "source", changes=changes)
     data = header_of(write_generated(asymmetric(source.grid.shape), source.grid, source, PROVENANCE, tmp_path / "out"))
     assert data.PatientName == "Müßig^Jürgen"
+
+
+def test_values_that_break_the_standard_are_neither_quoted_nor_fatal(tmp_path, caplog):
+    """Warnings of pydicom quote the value; here any warning is an error."""
+    broken = {
+        "PatientBirthDate": "03.02.1961",
+        "PatientAge": "59 Jahre",
+        "StudyTime": "morgens",
+        "AccessionNumber": "Quastenflosser" * 3,
+        "PatientSex": "Quastenflosser (F)",
+        "StudyID": "1961" * 9,
+        "PatientWeight": "66 kg",
+    }
+    with quiet():
+        source = make_source(tmp_path / "source", changes={})
+        for path in source.files:
+            data = pydicom.dcmread(path)
+            for keyword, value in broken.items():
+                vr = pydicom.datadict.dictionary_VR(keyword)
+                raw = pydicom.dataelem.RawDataElement
+                tag = pydicom.tag.Tag(keyword)
+                data._dict[tag] = raw(
+                    tag, vr, len(value) + len(value) % 2, (value + " " * (len(value) % 2)).encode(), 0, False, True
+                )
+            data.save_as(path)
+    for alias in (None, Alias("S001", UidMap("salt"))):
+        out = tmp_path / ("plain" if alias is None else "alias")
+        written = write_generated(asymmetric(source.grid.shape), source.grid, source, PROVENANCE, out, alias=alias)
+        with quiet():
+            data = header_of(written)
+        assert [data[k].value for k in ("StudyTime", "PatientBirthDate")] == ["", ""]
+        assert data.PatientID == (PETRA["PatientID"] if alias is None else "S001")
+        seg = write_seg(
+            labels_on(source.grid.shape), source.grid, source, out / "seg.dcm", Algorithm("a", "1"), alias=alias
+        )
+        assert seg.is_file()
+    assert not caplog.records
 
 
 def test_fused_images_name_every_source(tmp_path):

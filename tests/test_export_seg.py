@@ -113,3 +113,17 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(ValueError, match=r"pip install ummgat\[dicom\]"):
         write_seg(labels_on(source.grid.shape), source.grid, source, tmp_path / "seg.dcm", UNET)
+
+
+def test_what_highdicom_says_of_a_header_is_not_passed_on(tmp_path, monkeypatch):
+    import highdicom
+
+    def refuse(**_):
+        raise ValueError("Quastenflosser is no date")
+
+    source = make_source(tmp_path / "source")
+    monkeypatch.setattr(highdicom.seg, "Segmentation", refuse)
+    with pytest.raises(ValueError, match="Found ValueError in highdicom") as caught:
+        write_seg(labels_on(source.grid.shape), source.grid, source, tmp_path / "seg.dcm", UNET)
+    assert "Quastenflosser" not in str(caught.value)
+    assert caught.value.__suppress_context__

@@ -14,6 +14,7 @@ from ummgat.export.header import code, inherited, new_uid, read_header, save
 from ummgat.export.mark import burn_in
 from ummgat.export.wording import MARK, Wording
 from ummgat.extras import need
+from ummgat.intake.headers import quiet
 from ummgat.intake.series import SourceInstance, SourceSeries
 from ummgat.volume import Array, Grid, in_order_of
 
@@ -32,6 +33,7 @@ class WrittenSeries:
     """In the order of planes of the series it lies on."""
 
 
+@quiet()  # what pydicom warns of, it quotes
 def write_generated(
     volume: Array,
     grid: Grid,

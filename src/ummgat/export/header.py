@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ummgat import __version__
 from ummgat.extras import need
@@ -33,7 +33,9 @@ _LOSSY = "LossyImageCompression LossyImageCompressionRatio LossyImageCompression
 
 
 def read_header(series: SourceSeries, plane: int = 0) -> "Dataset":
-    """Header of one plane of a series, without pixels; attributes of patient and study that must be there are, maybe empty.
+    """Header of one plane of a series, without pixels and without values that cannot be read.
+
+    Attributes of patient and study that must be there are, maybe empty.
 
     Raises
     ------
@@ -44,6 +46,9 @@ def read_header(series: SourceSeries, plane: int = 0) -> "Dataset":
     try:
         with quiet():
             data = pydicom.dcmread(series.instances[plane].file, stop_before_pixels=True, force=True)
+            for tag in list(data.keys()):
+                if not _readable(data, tag):
+                    del data[tag]
             uid = str(data.get("SOPInstanceUID", ""))
     # Damaged headers raise whatever they like, and the message may quote the patient.
     except Exception as error:  # noqa: BLE001
@@ -54,6 +59,19 @@ def read_header(series: SourceSeries, plane: int = 0) -> "Dataset":
         if keyword not in data:
             setattr(data, keyword, "")
     return data
+
+
+def _readable(data: "Dataset", tag: Any) -> bool:
+    """Whether the value is what its type promises: no words for a number or a date."""
+    valuerep = need("pydicom.valuerep", "dicom")
+    try:
+        element = data[tag]
+        kind = {"DA": valuerep.DA, "TM": valuerep.TM}.get(element.VR)
+        if kind is not None and element.VM == 1:
+            kind(element.value)
+    except Exception:  # noqa: BLE001 (its message quotes the value)
+        return False
+    return True
 
 
 def _unreadable(series: SourceSeries, why: str) -> ValueError:

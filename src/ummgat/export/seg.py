@@ -48,6 +48,7 @@ class Algorithm:
     version: str
 
 
+@quiet()  # what pydicom warns of, it quotes
 def write_seg(
     labels: Array,
     grid: Grid,
@@ -99,12 +100,14 @@ def write_seg(
     for number, segment in enumerate(segments, start=1):
         numbered[np.isin(planes, segment.values)] = number
     highdicom = need("highdicom", "dicom")
-    with quiet():
+    headers = _headers(source)
+    described = [_described(s, n, algorithm) for n, s in enumerate(segments, start=1)]
+    try:
         data: Dataset = highdicom.seg.Segmentation(
-            source_images=_headers(source),
+            source_images=headers,
             pixel_array=numbered[_order(source)],
             segmentation_type="BINARY",
-            segment_descriptions=[_described(s, n, algorithm) for n, s in enumerate(segments, start=1)],
+            segment_descriptions=described,
             series_instance_uid=new_uid(),
             series_number=series_number,
             sop_instance_uid=new_uid(),
@@ -118,8 +121,14 @@ def write_seg(
             series_description=_text(f"Tumour by {algorithm.name}", generated),
             content_qualification="RESEARCH",
         )
-        if alias is not None:
-            deidentify(data, alias)
+    # Whatever it does not like in the source's header, it quotes.
+    except Exception as error:  # noqa: BLE001
+        raise ValueError(
+            f"Segmentation cannot refer to this source: {source.series_id}. Found {type(error).__name__} in highdicom; expected "
+            "headers that keep to the standard. Refer to another series, or repair the header."
+        ) from None
+    if alias is not None:
+        deidentify(data, alias)
     save(data, path)
     return path
 
@@ -145,14 +154,21 @@ def _planes(labels: Array, grid: Grid, source: SourceSeries) -> Array:
 def _headers(source: SourceSeries) -> "list[Dataset]":
     """What highdicom refers to: a header per plane, or the one of a multi-frame file."""
     if source.instances[0].frame is None:
-        return [read_header(source, k) for k in range(len(source.instances))]
-    header = read_header(source)
+        return [_known_sex(read_header(source, k)) for k in range(len(source.instances))]
+    header = _known_sex(read_header(source))
     if len(source.files) > 1 or int(header.get("NumberOfFrames", 0)) != len(source.instances):
         raise ValueError(
             f"Segmentation cannot refer to this source: {source.series_id}. Found {len(source.instances)} of "
             f"{header.get('NumberOfFrames', 0)} frames of a multi-frame file in use; expected all. Refer to another series."
         )
     return [header]
+
+
+def _known_sex(header: "Dataset") -> "Dataset":
+    """Empty what highdicom would refuse, and quote."""
+    if header.PatientSex not in ("M", "F", "O"):
+        header.PatientSex = ""
+    return header
 
 
 def _order(source: SourceSeries) -> list[int]:
