@@ -70,6 +70,13 @@ def test_ucsf_pdgm(tmp_path):
     assert by_sequence["t2"].endswith("T2_bias.nii.gz")  # the uncorrected one is left open
 
 
+def test_a_follow_up_is_refused_without_its_path(tmp_path):
+    files(tmp_path, "UCSF-PDGM-0004_FU007d_nifti/UCSF-PDGM-0004_FU007d_T1_bias.nii.gz")
+    (row,) = rows_of(tmp_path).values()
+    assert "Second exam of one patient" in row.findings
+    assert str(tmp_path) not in row.findings
+
+
 def test_bids(tmp_path):
     names = (
         "sub-01_ses-2_T1w",
@@ -166,6 +173,21 @@ def test_folders_named_like_a_patient_get_an_invented_label(tmp_path):
     assert "müller" not in shown
     assert "1961" not in shown
     assert "fine/t1.nii.gz" in shown
+
+
+def test_sidecars_that_name_the_patient_are_heard_but_not_repeated(tmp_path):
+    who = {
+        "PatientName": "Doe^Johnny",
+        "PatientID": "77123",
+        "SeriesDescription": "t2_tse Johnny",
+        "EchoTime": 0.09,
+        "RepetitionTime": 5,
+    }
+    files(tmp_path, "77123/image.nii.gz", sidecar=who)
+    (row,) = rows_of(tmp_path).values()
+    assert (row.sequence, row.description) == ("t2", "t2_tse …")
+    assert row.series.startswith("file:")
+    assert "77123" not in str(row.as_dict())
 
 
 # ---------------------------------------------------------------- headers

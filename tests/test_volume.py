@@ -1,4 +1,5 @@
 import gzip
+import struct
 
 import nibabel as nib
 import numpy as np
@@ -228,3 +229,21 @@ def test_a_description_goes_into_the_header_as_far_as_it_holds(tmp_path):
     grid = Grid.of((2, 2, 2), np.eye(4))
     write_volume(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8), grid, "ü" + "x" * 100)
     assert bytes(nib.load(tmp_path / "a.nii").header["descrip"]) == b"?" + b"x" * 78 + b"\0"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("sform", "refused"), [(0, True), (1, False)])
+def test_zero_voxel_sizes_count_where_the_geometry_rests_on_them(tmp_path, packed, sform, refused):
+    """Nibabel takes them for 1 mm without a word to the caller."""
+    path = bad.save(tmp_path / "a.nii", bad.brain())
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<3f", content, 80, 0, 0, 0)
+    struct.pack_into("<2h", content, 252, 1, sform)
+    if packed:
+        path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)) if packed else bytes(content))
+    if refused:
+        with pytest.raises(ValueError, match=r"no usable geometry: .*Found voxel size \(0\.0, 0\.0, 0\.0\) mm"):
+            read_grid(path)
+    else:
+        assert read_grid(path).spacing_mm == (1, 1, 1)

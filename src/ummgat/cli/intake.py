@@ -61,3 +61,5 @@ def inspect(
     )
     if out is not None:
         say(f"Sheet: {out}. Fill or correct the column `sequence` (none = leave out). The key beside it is private.")
+    else:
+        say("Labels of DICOM patients are for this look only; with --out they stay the same.")

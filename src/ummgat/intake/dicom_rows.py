@@ -1,6 +1,6 @@
 """Rows of the sheet for DICOM: planes sorted into patients, exams, series and volumes, under labels that name nobody."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from ummgat.intake.headers import Plane
@@ -10,7 +10,7 @@ from ummgat.intake.rows import Row
 from ummgat.intake.stacks import Stack, make_stacks
 
 
-def dicom_rows(planes: Sequence[Plane], key: Key, hidden: Iterable[str]) -> list[Row]:
+def dicom_rows(planes: Sequence[Plane], key: Key, hidden: frozenset[str]) -> list[Row]:
     """One row per volume.
 
     Parameters
@@ -19,10 +19,9 @@ def dicom_rows(planes: Sequence[Plane], key: Key, hidden: Iterable[str]) -> list
         Of any patients, in any order.
     key : Key
         Gives the labels, and learns new ones.
-    hidden : iterable of str
+    hidden : frozenset of str
         Words that no text may show, of all patients: a description may hold the name of another.
     """
-    hidden = list(hidden)
     patient_of = {plane: patient_key(plane) for plane in planes}
     labels = key.label_all(patient_of.values())
     namesakes = _namesakes(planes, labels)
@@ -50,7 +49,7 @@ def patient_key(plane: Plane) -> str:
     return plane.identity.key if plane.identity.known else f"study {plane.study_uid}"
 
 
-def _row(stack: Stack, name: str, subject: str, session: str, hidden: list[str]) -> Row:
+def _row(stack: Stack, name: str, subject: str, session: str, hidden: frozenset[str]) -> Row:
     first = stack.first
     found = propose(first.facts)
     return Row(

@@ -1,7 +1,7 @@
 """Rows of the sheet for NIfTI, MetaImage and NRRD files, by BIDS, the known layouts, or whatever their names say."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ Claim = tuple[str | None, str]
 """A role that a name gives to a file (None if it gives none), and why."""
 
 
-def file_rows(paths: Sequence[Path], folder: Path, key: Key, hidden: Iterable[str]) -> tuple[list[Row], list[str]]:
+def file_rows(paths: Sequence[Path], folder: Path, key: Key, hidden: frozenset[str]) -> tuple[list[Row], list[str]]:
     """One row per file, and remarks on whole folders.
 
     Parameters
@@ -32,11 +32,11 @@ def file_rows(paths: Sequence[Path], folder: Path, key: Key, hidden: Iterable[st
         Images below `folder`.
     key : Key
         For the names of files and folders that hold one of `hidden`.
-    hidden : iterable of str
+    hidden : frozenset of str
         Words that name patients, from DICOM headers in the same folder; those of sidecars are added.
     """
     read = {path: read_sidecar(path) for path in paths}
-    words = set(hidden).union(*(identity.words() for _, identity in read.values()))
+    words = hidden.union(*(identity.words() for _, identity in read.values()))
     by_folder: dict[Path, list[Path]] = {}
     for path in sorted(paths):
         by_folder.setdefault(path.parent, []).append(path)
@@ -58,13 +58,14 @@ def file_rows(paths: Sequence[Path], folder: Path, key: Key, hidden: Iterable[st
                 facts = replace(facts, description=f"{facts.description} {bids[3].replace('_', ' ')}".strip())
             elif known:
                 row.subject, claim = known[0].subject, _by_layout(path, known[0], known[1])
-                row.problems += known[0].problems
+                row.problems += [problem.replace(f"{home.parent}/", "") for problem in known[0].problems]
             else:
                 row.subject, claim = flat.get(path) or labels[home], _by_name(path, labels[home])
             _propose(row, facts, claim)
             row.description = redact(read[path][0].description, words).lstrip("=+-@\t ")
             _name_subject(row, key, words)
             _look(row, path, folder)
+            row.problems = [redact(problem, words) for problem in row.problems]  # they name files
             rows.append(row)
         if known:
             remarks += [f"{redact(known[0].subject, words)}: {finding}" for finding in known[0].findings]
@@ -148,13 +149,13 @@ def _folder_labels(homes: Sequence[Path], folder: Path) -> dict[Path, str]:
     }
 
 
-def _shown(path: Path, folder: Path, key: Key, words: set[str]) -> str:
+def _shown(path: Path, folder: Path, key: Key, words: frozenset[str]) -> str:
     """Path below the folder, or a salted hash of it where it holds what a header calls the patient."""
     name = path.relative_to(folder).as_posix()
     return name if redact(name, words) == name else "file:" + key.code("file", name)
 
 
-def _name_subject(row: Row, key: Key, words: set[str]) -> None:
+def _name_subject(row: Row, key: Key, words: frozenset[str]) -> None:
     """Keep the label if it is safe and names nobody."""
     if redact(row.subject, words) != row.subject:
         row.subject = "F" + key.code("folder", row.subject)[:6]

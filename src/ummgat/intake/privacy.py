@@ -6,6 +6,7 @@ import secrets
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from ummgat.files import read_json, write_json
@@ -96,28 +97,36 @@ def key_path(sheet: Path) -> Path:
     return sheet.with_name(sheet.stem + ".key.json")
 
 
-def redact(text: str, words: Iterable[str]) -> str:
+def redact(text: str, words: frozenset[str]) -> str:
     """Replace every word of `text` that holds one of `words` (see `Identity.words`).
 
     Short ones (two or three letters) must be the whole word, longer ones may be a part of it.
 
     Examples
     --------
-    >>> redact("T1 Müller, nativ", Identity("MULLER^J").words())
+    >>> redact("T1 Müller, nativ", frozenset(Identity("MULLER^J").words()))
     'T1 …, nativ'
     """
     parts = re.split(r"([\s,;/\\|^=()\[\]]+)", text)
-    hidden = set(words)
 
     def names(part: str) -> bool:
-        whole = _spellings(part)
-        pieces = {spelling for piece in re.split(r"[\W_]+", part) for spelling in _spellings(piece)} | whole
-        return any(any(word in flat for flat in whole) if len(word) > 3 else word in pieces for word in hidden)
+        pieces = {spelling for piece in re.split(r"[\W_]+", part) for spelling in _spellings(piece)}
+        return not words.isdisjoint(pieces | _spellings(part)) or _holds(part, words, 4)
 
     shown = "".join(part if i % 2 or not names(part) else _HIDDEN for i, part in enumerate(parts))
     # A name or date written with spaces, dots or dashes ("4 7 1 1", "03.02.1961") spans several words.
-    flats = _spellings(shown)
-    return _HIDDEN if any(len(word) > 5 and word in flat for word in hidden for flat in flats) else shown
+    return _HIDDEN if _holds(shown, words, 6) else shown
+
+
+def _holds(text: str, words: frozenset[str], shortest: int) -> bool:
+    """Whether a word of at least `shortest` letters is part of `text`; as quick with the words of many patients as of one."""
+    lengths = [n for n in _lengths(words) if n >= shortest]
+    return any(flat[i : i + n] in words for flat in _spellings(text) for n in lengths for i in range(len(flat) - n + 1))
+
+
+@lru_cache(maxsize=4)
+def _lengths(words: frozenset[str]) -> tuple[int, ...]:
+    return tuple(sorted({len(word) for word in words}))
 
 
 def _spellings(text: str) -> set[str]:

@@ -84,7 +84,7 @@ def scan_folder(folder: Path, key: Key, progress: Callable[[int], None] | None =
             scan.damaged.append(path)
         else:
             left_out["of other kinds"] += 1
-    hidden = {word for identity in {plane.identity for plane in planes} for word in identity.words()}
+    hidden = frozenset(word for identity in {plane.identity for plane in planes} for word in identity.words())
     rows, scan.remarks = file_rows(images, folder, key, hidden)
     rows += dicom_rows(planes, key, hidden)
     scan.rows = settle(rows)
