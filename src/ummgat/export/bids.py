@@ -29,7 +29,8 @@ _README = f"""Studies completed by UMMGAT {__version__}
 
 Images with desc-synthetic in their name were not acquired by a scanner: a neural network computed them from other
 sequences of the same patient. Their sidecars say from which, by which model and how. A synthetic ce-gadolinium image is
-what the network expects after contrast agent; none was given for it, and enhancement in it means nothing.
+what the network expects after contrast agent, whether any was given or not; without a contrast-enhanced source, enhancement
+shown or absent in it means nothing.
 
 Not for diagnosis or treatment.
 """

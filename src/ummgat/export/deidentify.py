@@ -93,7 +93,7 @@ def deidentify(data: "Dataset", alias: Alias) -> None:
     known = Identity(
         str(data.get("PatientName", "")), str(data.get("PatientID", "")), str(data.get("PatientBirthDate", ""))
     )
-    if redact(alias.label, known.words()) != alias.label:
+    if redact(alias.label, frozenset(known.words())) != alias.label:
         raise ValueError(
             "Subject's label names the patient: --deidentify. Found the patient's name, number or birth date in it; expected an "
             "invented label. Rename the study's folder and its files, or use the labels of `ummgat inspect`."
