@@ -22,7 +22,7 @@ from ummgat.overrides import as_toml
 from ummgat.study import load_study
 
 COMMANDS = ("doctor", "phantom", "inspect", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate", "report",
-            "directions", "demo", "quality", "compare", "cross-center", "rate")  # fmt: skip
+            "directions", "demo", "quality", "compare", "cross-center", "rate", "export")  # fmt: skip
 FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)
 """<what>: <where>. Found <value>; expected <value>. <Next action>."""
 

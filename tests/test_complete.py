@@ -124,6 +124,8 @@ def test_a_cohort_comes_back_as_a_cohort(gaps, completed):
     assert first.grid == load_study(gaps / A).grid
     assert all(first.volume(q).shape == first.shape for q in first.sequences)
     assert first.record.images["t1ce"].file == "t1ce_generated.nii"
+    assert says(out / A / "t1ce_generated.nii") == "SYNTHETIC t1ce by ummgat, not a scan"
+    assert says(out / A / "t1.nii") == ""
 
 
 def test_what_was_acquired_is_the_same_to_the_byte_and_inputs_are_untouched(gaps, completed):
@@ -232,6 +234,12 @@ def test_nifti_comes_back_in_its_own_grid(raws, model_path, tmp_path):
     assert sidecar["center_given"] == "A"
     assert_fits(tmp_path / f"{stem}.nii.gz", raws / A / f"{A}_{source}.nii.gz")
     assert_fits(tmp_path / f"{stem}_reliability.nii.gz", raws / A / f"{A}_{source}.nii.gz")
+    assert says(tmp_path / f"{stem}.nii.gz") == "SYNTHETIC t1ce by ummgat, not a scan"
+
+
+def says(path):
+    """Text in the header of a NIfTI file."""
+    return bytes(nib.load(path).header["descrip"]).rstrip(b"\0").decode()
 
 
 def assert_fits(generated, source):

@@ -25,7 +25,7 @@ LAYERS = (
     ("validate", "reliability", "train_state", "estimate"),
     ("generate", "train"),
     ("completion", "evaluate"),
-    ("report",),
+    ("report", "export"),
     ("demo_report",),
     ("demo",),
     ("cli",),
@@ -54,6 +54,10 @@ OPTIONAL = {
     "segment.worker": {"onnxruntime", "nnunetv2"},
     "phantom.dicom": {"pydicom"},
     "intake.headers": {"pydicom"},
+    "export.deidentify": {"pydicom"},
+    "export.header": {"pydicom"},
+    "export.dicom": {"pydicom"},
+    "export.seg": {"pydicom"},
 }
 """Module → packages of an extra that it uses if they are there; tests of their own show what happens without them."""
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 import bad_nifti as bad
-from ummgat.volume import Grid, read_grid, read_volume, resample, resample_inside, write_volume
+from ummgat.volume import Grid, in_order_of, read_grid, read_volume, resample, resample_inside, write_volume
 
 
 def rotated(degrees, spacing=(1.0, 1.0, 1.0), origin=(5.0, -3.0, 2.0)):
@@ -205,6 +205,30 @@ def test_inside_resampling_does_not_darken_the_edge():
     grid = Grid.of(mask.shape, np.eye(4))
     out = resample_inside(np.where(mask, 100, 7), mask, grid, grid.canonical(1.7))
     assert set(np.unique(out.round(3))) == {0, 100}
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "PIR", "SLA"])
+def test_voxels_are_put_in_the_order_of_another_grid(axes):
+    data = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    image = nib.Nifti1Image(data.astype(np.int16), rotated(20, (1.0, 2.0, 3.0)))
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(axes)))
+    other = image.as_reoriented(turn)
+    grids = [Grid.of(i.shape, i.affine) for i in (other, image)]
+    np.testing.assert_array_equal(in_order_of(np.asarray(other.dataobj), *grids), data)
+
+
+def test_grids_with_other_voxels_have_no_order():
+    grid = Grid.of((2, 3, 4), rotated(0))
+    with pytest.raises(ValueError, match="Grids differ"):
+        in_order_of(np.zeros((2, 3, 4)), grid, Grid.of((2, 3, 4), rotated(0, origin=(5.02, -3.0, 2.0))))
+    with pytest.raises(ValueError, match="Grids differ"):
+        in_order_of(np.zeros((2, 3, 4)), grid, Grid.of((2, 3, 5), rotated(0)))
+
+
+def test_a_description_goes_into_the_header_as_far_as_it_holds(tmp_path):
+    grid = Grid.of((2, 2, 2), np.eye(4))
+    write_volume(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8), grid, "ü" + "x" * 100)
+    assert bytes(nib.load(tmp_path / "a.nii").header["descrip"]) == b"?" + b"x" * 78 + b"\0"
 
 
 @pytest.mark.parametrize("packed", [False, True])

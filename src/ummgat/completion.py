@@ -22,7 +22,7 @@ from ummgat.generate import Generated, Request, encode_reference, fill
 from ummgat.prepare.images import prepare_images, reorient
 from ummgat.prepare.layouts import RawStudy, find_studies
 from ummgat.prepare.normalise import brain_mask
-from ummgat.study import ImageRecord, Study, load_cohort, load_study, write_study
+from ummgat.study import ImageRecord, Study, header_text, load_cohort, load_study, write_study
 from ummgat.volume import Array, Grid, read_volume, resample, resample_inside, write_volume
 from ummgat.weights import TrainedModel, load_model
 
@@ -249,7 +249,7 @@ def _complete_raw(
                 "center_given": center,
             }
             native = to_native(image.volume, prepared_grid, original, brain)
-            write_volume(temporary / f"{stem}.nii.gz", native, original)
+            write_volume(temporary / f"{stem}.nii.gz", native, original, header_text(image.target.sequence))
             write_json(temporary / f"{stem}.json", provenance)
             files += [f"{folder.name}/{stem}.nii.gz", f"{folder.name}/{stem}.json"]
             if image.reliability is not None:

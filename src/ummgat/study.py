@@ -195,6 +195,17 @@ def load_study(folder: Path) -> Study:
         ) from error
 
 
+def header_text(sequence: str) -> str:
+    """What the header of a generated NIfTI file says, for those who see neither its name nor its sidecar.
+
+    Examples
+    --------
+    >>> header_text("t2")
+    'SYNTHETIC t2 by ummgat, not a scan'
+    """
+    return f"SYNTHETIC {sequence} by ummgat, not a scan"
+
+
 def write_study(folder: Path, record: StudyRecord, volumes: dict[str, Array], labels: Array | None) -> Study:
     """Write a prepared study; `study.json` comes last, so a folder that has one is complete.
 
@@ -208,7 +219,9 @@ def write_study(folder: Path, record: StudyRecord, volumes: dict[str, Array], la
     """
     grid = record.grid.grid()
     for sequence, volume in volumes.items():
-        write_volume(folder / record.images[sequence].file, np.ascontiguousarray(volume).T.astype(np.uint8), grid)
+        image = record.images[sequence]
+        text = header_text(sequence) if image.kind in ("generated", "fused") else ""
+        write_volume(folder / image.file, np.ascontiguousarray(volume).T.astype(np.uint8), grid, text)
     if labels is not None and record.labels_file is not None:
         write_volume(folder / record.labels_file, np.ascontiguousarray(labels).T.astype(np.uint8), grid)
     write_json(folder / "study.json", record.model_dump(mode="json"))

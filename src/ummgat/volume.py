@@ -188,16 +188,52 @@ def _check_size(path: Path, image: nib.Nifti1Image) -> None:
         )
 
 
-def write_volume(path: Path, data: Array, grid: Grid) -> None:
-    """Write `data` of shape (x, y, z) as NIfTI-1 in its own dtype, atomically. Units are set to mm."""
+def write_volume(path: Path, data: Array, grid: Grid, description: str = "") -> None:
+    """Write `data` of shape (x, y, z) as NIfTI-1 in its own dtype, atomically. Units are set to mm.
+
+    `description` goes into the header's `descrip`, which holds 79 ASCII characters.
+    """
     if tuple(data.shape) != grid.shape:
         raise ValueError(
             f"Data do not fit the grid: {path}. Found shape {data.shape}; expected {grid.shape}. This is a bug."
         )
     image = nib.Nifti1Image(data, grid.matrix)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
+
+
+def in_order_of(data: Array, source: Grid, target: Grid, tolerance_mm: float = 1e-2) -> Array:
+    """Put voxels into the order of another grid that has the same voxels, its axes flipped or swapped; nothing is resampled.
+
+    Parameters
+    ----------
+    data : ndarray of shape source.shape
+    source, target : Grid
+    tolerance_mm : float
+        How far apart the same voxel may lie.
+
+    Returns
+    -------
+    ndarray of shape target.shape
+        A view where possible.
+
+    Raises
+    ------
+    ValueError
+        If the grids do not have the same voxels.
+    """
+    here, there = (nib.orientations.io_orientation(grid.matrix) for grid in (source, target))
+    turn = nib.orientations.ornt_transform(here, there)
+    turned = nib.orientations.apply_orientation(data, turn)
+    affine = source.matrix @ nib.orientations.inv_ornt_aff(turn, source.shape)
+    if not Grid.of(turned.shape, affine).matches(target, tolerance_mm):
+        raise ValueError(
+            f"Grids differ. Found {source.shape} voxels of {source.spacing_mm} mm; expected the voxels of a grid of "
+            f"{target.shape} of {target.spacing_mm} mm at the same places. Resample first."
+        )
+    return np.asarray(turned)
 
 
 def resample(data: Array, source: Grid, target: Grid, order: int = 1) -> Array:

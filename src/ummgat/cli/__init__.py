@@ -4,7 +4,7 @@ What needs torch or numpy is imported inside the commands, so that --help is qui
 """
 
 # Importing registers the commands, in the order of --help.
-from ummgat.cli import cohorts, comparing, evaluation, intake, models, quality, rating, segmenter_training
+from ummgat.cli import cohorts, comparing, evaluation, exporting, intake, models, quality, rating, segmenter_training
 from ummgat.cli.terminal import app, main, message_of
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "cohorts",
     "comparing",
     "evaluation",
+    "exporting",
     "intake",
     "main",
     "message_of",

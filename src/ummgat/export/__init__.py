@@ -1,0 +1,6 @@
+"""Completed studies out: as DICOM series beside their source, segmentations as DICOM SEG, or BIDS derivatives.
+
+wording says what a generated image must say of itself, deidentify takes patients out of DICOM, header is what an object
+inherits from its source, dicom and seg write, sources finds the series that a volume belongs to, completed reads what
+`ummgat complete` wrote, bids and cohort write whole cohorts.
+"""
