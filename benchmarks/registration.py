@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first pair")
     parser.add_argument("--spacing", type=float, default=1.0, help="mm of the anatomy")
+    parser.add_argument("--rotation", type=float, default=15.0, help="largest, degrees; more shows what is flagged")
+    parser.add_argument("--shift", type=float, default=20.0, help="largest, mm")
     parser.add_argument("--subjects", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -44,7 +46,7 @@ def main() -> None:
         names = PAIRS[number % len(PAIRS)]
         scanner = make_scanner("AB"[number % 2], number % 2)
         fixed = scan_raw(head, scanner, names[0], number, pose=Pose(0.0, 0.0, 10.0))
-        moving = scan_raw(head, scanner, names[1], number, pose=Pose(15.0, 20.0, 10.0))
+        moving = scan_raw(head, scanner, names[1], number, pose=Pose(arguments.rotation, arguments.shift, 10.0))
         started = time.perf_counter()
         found = register_rigid((fixed.data, fixed.grid), (moving.data, moving.grid))
         seconds = time.perf_counter() - started

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ummgat.prepare.brain import Brain, find_brain
 from ummgat.prepare.images import StudyError, reorient
 from ummgat.prepare.n4 import correct_bias
+from ummgat.prepare.raw_settings import RawSettings
 from ummgat.prepare.register import (
     Image,
     Registration,
@@ -30,17 +31,6 @@ from ummgat.volume import Grid, read_volume, resample, resample_inside
 _SKEW = 1e-2
 _LEAST_COVERED = 0.97
 _TEMPLATE = "template"
-
-
-@dataclass(frozen=True)
-class RawSettings:
-    """How raw studies are treated."""
-
-    template: Path | None = None
-    """None: MNI152 of nilearn on 240 × 240 × 155 voxels of 1 mm."""
-    reference: str | None = None
-    """Sequence to which the others are registered; None: see `register.choose_reference`."""
-    n4: bool = False
 
 
 @dataclass
@@ -233,8 +223,9 @@ def _where(name: str, image: Image, brain: Brain) -> NDArray[np.bool_]:
 def _to_template(template: Image, image: Image, brain: NDArray[np.bool_]) -> Registration:
     """Register the reference: brain to brain, or head to head if the template has its skull."""
     if not is_stripped(*template).stripped:
-        return register_rigid(template, image)
-    return register_rigid(template, (np.where(brain, image[0], 0), image[1]), np.asarray(template[0] > 0), brain)
+        return register_rigid(template, image, same_brain=False)
+    stripped = np.where(brain, image[0], 0), image[1]
+    return register_rigid(template, stripped, np.asarray(template[0] > 0), brain, same_brain=False)
 
 
 def _findings(aligned: Aligned, brain: Brain) -> list[str]:

@@ -22,6 +22,8 @@ _LONGEST_DEG = 50.0
 """No head lies further from where its header says; beyond it is an orientation in the header that is wrong."""
 _SHARPNESS = 1.5
 """Mutual information at the answer over that around it, below which the answer is not a peak."""
+_SHARPNESS_OTHER = 1.15
+"""The same against another person's brain, of which the folds do not fit."""
 _OVERLAP = 0.6
 
 
@@ -71,6 +73,7 @@ def register_rigid(
     fixed_mask: Array | None = None,
     moving_mask: Array | None = None,
     seed: int = 0,
+    same_brain: bool = True,
 ) -> Registration:
     """Find the rigid transform that brings `moving` onto `fixed`; any two sequences, any grids, starts of 15° and 20 mm and more.
 
@@ -85,6 +88,9 @@ def register_rigid(
         Where to look, with a margin that is added; default the head.
     seed : int
         Of the points that are drawn.
+    same_brain : bool
+        False for another person's brain, as a template is: `fixed` then gives the points whatever its slices, as it is
+        whole where the other may be cut off, and a lower peak is believed.
 
     Returns
     -------
@@ -106,7 +112,7 @@ def register_rigid(
             )
     thicker = max(moving[1].spacing_mm) > 1.2 * max(fixed[1].spacing_mm)
     # Where one brain only is known, the points must come from it: a whole head around a stripped brain says nothing.
-    swap = thicker if (fixed_mask is None) == (moving_mask is None) else fixed_mask is None
+    swap = same_brain and (thicker if (fixed_mask is None) == (moving_mask is None) else fixed_mask is None)
     pair = [(fixed, masks[0]), (moving, masks[1])]
     if swap:
         pair.reverse()
@@ -115,7 +121,9 @@ def register_rigid(
     matrix = search.run()  # fixed side's world → moving side's world
     metric, identity = search.metric(matrix), search.metric(np.eye(4))
     sharpness = metric / max(search.around(matrix), 1e-9)
-    problem = _problem(matrix, metric, identity, sharpness, search.overlap(matrix))
+    problem = _problem(
+        matrix, metric, identity, sharpness, search.overlap(matrix), _SHARPNESS if same_brain else _SHARPNESS_OTHER
+    )
     forward = np.asarray(matrix if swap else np.linalg.inv(matrix), np.float64)
     return Registration(forward, metric, identity, sharpness, problem)
 
@@ -149,13 +157,15 @@ def choose_reference(images: Mapping[str, Image]) -> str:
     return min(images, key=lambda name: max(images[name][1].spacing_mm))
 
 
-def _problem(matrix: Matrix, metric: float, identity: float, sharpness: float, overlap: float) -> str | None:
+def _problem(
+    matrix: Matrix, metric: float, identity: float, sharpness: float, overlap: float, least: float
+) -> str | None:
     """Say what speaks against a transform, with numbers."""
     found = []
     if metric < identity * 0.98:
         found.append(f"mutual information {metric:.3f} is below the {identity:.3f} of the headers as they are")
-    if sharpness < _SHARPNESS:
-        found.append(f"mutual information is only {sharpness:.2f} times that around it, below {_SHARPNESS:g}")
+    if sharpness < least:
+        found.append(f"mutual information is only {sharpness:.2f} times that around it, below {least:g}")
     if rotation_deg(matrix) > _LONGEST_DEG:
         found.append(f"a rotation of {rotation_deg(matrix):.0f} degrees is beyond {_LONGEST_DEG:g}")
     if overlap < _OVERLAP:

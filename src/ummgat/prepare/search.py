@@ -107,7 +107,8 @@ class Search:
         tries.sort(key=lambda m: -coarse.value(self._transform(m)))
         tries = [self._climb(self._judge, start, 2.0, 0.02, 80) for start in tries[: _KEPT[1]]]
         matrix = max(tries, key=self.metric)
-        for level in _FINE_MM:
+        finest = min(min(self.fixed.grid.spacing_mm), min(self.moving.grid.spacing_mm))
+        for level in (mm for mm in _FINE_MM if mm > finest / 2):
             images = _Level.of(self.fixed, self.moving, level, self.seed)
             matrix = self._climb(images, matrix, level / 4, 0.002 * level, 60)
         return matrix
