@@ -222,7 +222,7 @@ def _field_of_view(
     world = (moved @ head.grid.matrix @ np.column_stack([inside, np.ones(len(inside))]).T)[:3]
     along = axes.T @ world
     spacing = np.array(cut.spacing_mm)
-    room = np.array([22.0, 22.0, 12.0]) + rng.uniform(0, 8, 3)  # scalp, in plane also some air
+    room = 24.0 + rng.uniform(0, 8, 3)  # scalp, capsule, some air
     low, high = along.min(1) - room, along.max(1) + room
     shape = np.ceil((high - low) / spacing).astype(int)
     affine = np.eye(4)

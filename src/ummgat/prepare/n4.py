@@ -4,7 +4,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ummgat.prepare.search import coarser, to_sitk
+from ummgat.prepare.search import coarser, one_thread, to_sitk
 from ummgat.volume import Array, Grid, resample
 
 _SHRUNKEN_MM = 4.0
@@ -35,7 +35,8 @@ def correct_bias(data: Array, grid: Grid, mask: Array) -> NDArray[np.float32]:
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetNumberOfThreads(1)
     n4.SetMaximumNumberOfIterations(_ROUNDS)
-    n4.Execute(image, where)
+    with one_thread():
+        n4.Execute(image, where)
     log_field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
     # Beyond the border of the coarse grid the resampled field falls to 0, which is no correction at all.
     corrected = values / np.exp(resample(log_field, small, grid))

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from ummgat.prepare.rigid import Matrix, rotation_deg
-from ummgat.prepare.search import Search, Side
+from ummgat.prepare.search import Search, Side, one_thread
 from ummgat.volume import Array, Grid
 
 Image = tuple[Array, Grid]
@@ -117,10 +117,11 @@ def register_rigid(
     if swap:
         pair.reverse()
     sides = [Side(*image, mask) for image, mask in pair]
-    search = Search(sides[0], sides[1], seed)
-    matrix = search.run()  # fixed side's world → moving side's world
-    metric, identity = search.metric(matrix), search.metric(np.eye(4))
-    sharpness = metric / max(search.around(matrix), 1e-9)
+    with one_thread():
+        search = Search(sides[0], sides[1], seed)
+        matrix = search.run()  # fixed side's world → moving side's world
+        metric, identity = search.metric(matrix), search.metric(np.eye(4))
+        sharpness = metric / max(search.around(matrix), 1e-9)
     problem = _problem(
         matrix, metric, identity, sharpness, search.overlap(matrix), _SHARPNESS if same_brain else _SHARPNESS_OTHER
     )

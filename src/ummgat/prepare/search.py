@@ -1,5 +1,7 @@
 """The search behind `register`: mutual information on ever finer images, from several starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,17 @@ _MARGIN_MM = 6.0
 """Around the mask: the edge of a brain says most about where it is."""
 _KEPT = (8, 3)
 """Starts that are climbed from at the first level, and answers that go on to the second."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold ITK to one thread: with more, sums differ in their last digits from run to run."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 class Side:
