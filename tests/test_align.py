@@ -1,6 +1,7 @@
 """Raw studies: heads of the phantom are registered, stripped and brought to one grid, and left stays left."""
 
 import sys
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from ummgat.files import read_json
 from ummgat.phantom import PhantomConfig, brats_frame, make_scanner, write_phantom
 from ummgat.phantom.raw import Acquisition, Pose, make_head, scan_raw
 from ummgat.phantom.subject import make_body, scan
+from ummgat.prepare.brain import find_brain
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.images import StudyError, reorient
 from ummgat.prepare.n4 import correct_bias
@@ -139,7 +141,9 @@ def test_stripped_is_told_from_head(head, scans):
     for image in scans.values():
         assert not is_stripped(image.data, image.grid).stripped
     masked = np.where(head_mask(scans["t1ce"].data, scans["t1ce"].grid), scans["t1ce"].data, 0)
-    assert not is_stripped(np.pad(masked, 3), scans["t1ce"].grid).stripped  # air set to 0 does not make a brain
+    found = is_stripped(np.pad(masked, 3), scans["t1ce"].grid)  # air set to 0 does not make a brain
+    assert not found.stripped
+    assert "more than a brain" in found.reason
 
 
 def test_pipeline_brings_everything_to_the_template(aligned, head, scans, template):
@@ -196,6 +200,21 @@ def test_without_a_way_to_strip_it_says_what_to_do(study, monkeypatch):
         align_subject({"t1ce": study / "t1ce.nii.gz"}, "P1")
     with pytest.raises(StudyError, match="Brain mask fits no image"):
         align_subject({"t2": study / "t2.nii.gz"}, "P1", mask=study / "brain_mask.nii.gz")
+
+
+def test_deepbet_is_asked_about_the_t1_on_the_cpu(head, scans, study, monkeypatch):
+    class BrainExtraction:
+        def __init__(self, no_gpu):
+            assert no_gpu
+
+        def run(self, image):
+            return None, nib.Nifti1Image((image.get_fdata() > 50).astype(np.uint8), image.affine), 0.0
+
+    monkeypatch.setitem(sys.modules, "deepbet", SimpleNamespace(BrainExtraction=BrainExtraction))
+    images = {name: reorient(image.data, image.grid) for name, image in scans.items()}
+    brain = find_brain(images, "P1", {name: study / f"{name}.nii.gz" for name in images})
+    assert (brain.owner, brain.how) == ("t1ce", "deepbet on t1ce")
+    assert np.array_equal(brain.mask, images["t1ce"][0] > 50)
 
 
 def test_sheared_grid_is_refused(tmp_path, scans):
