@@ -69,6 +69,32 @@ class ImageRecord(_Record):
     """For images that were not acquired: what made them, see `complete`."""
 
 
+class RegistrationRecord(_Record):
+    """How well one image was registered, see `prepare.register.Registration`."""
+
+    metric: float
+    """Mutual information, nats."""
+    identity_metric: float
+    sharpness: float
+    problem: str | None = None
+
+
+class AlignmentRecord(_Record):
+    """How a study as scanned was brought to one grid, and the way back. Worlds are mm, RAS+."""
+
+    reference: str
+    """Sequence to which the others were registered."""
+    template: str | None
+    """None: the study was prepared already and left as it was."""
+    stripped_by: str
+    transforms: dict[str, list[list[float]]]
+    """Sequence → (4, 4), rigid: from the world of its file to that of the study's grid. The inverse leads back."""
+    original_grids: dict[str, GridRecord]
+    """Sequence → grid of its file, axes in RAS+ order."""
+    registrations: dict[str, RegistrationRecord] = Field(default_factory=dict)
+    """Sequence → to the reference; `template` → the reference to the template."""
+
+
 class StudyRecord(_Record):
     """`study.json`."""
 
@@ -89,6 +115,8 @@ class StudyRecord(_Record):
     """Brain voxels outside the training crop named in cohort.json."""
     fingerprint: str = ""
     """Settings and input files it was prepared from, see `prepare.store`."""
+    alignment: AlignmentRecord | None = None
+    """With `prepare --raw`: the transforms; None when the study came registered."""
     findings: list[str] = Field(default_factory=list)
     """Remarks that did not keep the study from being prepared, for example voxel-identical sequences."""
 

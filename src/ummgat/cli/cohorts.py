@@ -68,6 +68,10 @@ def phantom(
     align_truth: Annotated[
         bool, typer.Option("--align-truth", help="Also write every subject as the other centers would have scanned it.")
     ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="As scanned: heads, a grid per sequence, thick slices; with the true transforms."),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write synthetic multi-center studies with tumours and known truth, to try everything without patient data."""
@@ -82,7 +86,14 @@ def phantom(
     usual = ("t1", "t1ce", "t2", "flair")
     base["sequences"] = {c: base["sequences"].get(c, usual) for c in names} | _sequences(sequences or [])
     base["layouts"] = {c: name for c, name in base["layouts"].items() if c in names and layout is None}
-    changes = {"spacing_mm": spacing, "layout": layout, "draw": draw, "seed": seed, "align_truth": align_truth or None}
+    changes = {
+        "spacing_mm": spacing,
+        "layout": layout,
+        "draw": draw,
+        "seed": seed,
+        "align_truth": align_truth or None,
+        "raw": raw or None,
+    }
     config = PhantomConfig.model_validate(base | {k: v for k, v in changes.items() if v is not None})
     with console.status("Drawing synthetic patients"):
         write_phantom(out, config, overwrite)
@@ -102,7 +113,9 @@ def phantom(
 
 @command
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of co-registered, skull-stripped NIfTI studies.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of NIfTI studies: co-registered and skull-stripped, or see --raw.")
+    ],
     out: Annotated[Path, typer.Argument(help="Cohort folder; may hold other prepared studies already.")],
     spacing: Annotated[float, typer.Option(help="Voxel size in mm; the preset you train says which.")] = 1.0,
     layout: Layout = "auto",
@@ -111,6 +124,19 @@ def prepare(
     center_pattern: Annotated[
         str | None, typer.Option(help="Regular expression on the subject name; its group is the center.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Studies come as scanned: register, strip and resample them first.")
+    ] = False,
+    template: Annotated[
+        Path | None, typer.Option(help="With --raw: image to register to; default MNI152 in BraTS's field of view.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="With --raw: sequence that the others are registered to; default t1ce, else t1.")
+    ] = None,
+    brain_mask: Annotated[
+        str | None, typer.Option(help="With --raw: name of a brain mask in every study's folder.")
+    ] = None,
+    n4: Annotated[bool, typer.Option("--n4", help="With --raw: take the shading of coils out.")] = False,
     jobs: Annotated[int, typer.Option(help="Studies at once; the result does not depend on it.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
     overwrite: Annotated[
@@ -123,7 +149,16 @@ def prepare(
     from ummgat.study import load_study
 
     settings = PrepareSettings(
-        layout=layout, spacing_mm=spacing, center=center, centers=centers, center_pattern=center_pattern
+        layout=layout,
+        spacing_mm=spacing,
+        raw=raw,
+        template=template,
+        reference=reference,
+        brain_mask=brain_mask,
+        n4=n4,
+        center=center,
+        centers=centers,
+        center_pattern=center_pattern,
     )
     with progress("Preparing") as show:
         try:

@@ -11,6 +11,7 @@ from ummgat.domain import SEQUENCES, check_sequence
 from ummgat.files import require_new, write_json, write_text
 from ummgat.phantom.anatomy import Frame, analytic_frame, brats_frame
 from ummgat.phantom.names import LABELS_ON_DISK, Layout, file_name, folder_name
+from ummgat.phantom.raw import Head, make_head, scan_raw
 from ummgat.phantom.scanner import Scanner, make_scanner
 from ummgat.phantom.subject import Body, Kind, make_body, scan
 from ummgat.study import LABELS
@@ -55,6 +56,9 @@ class PhantomConfig(BaseModel):
         default="brats", description="MNI anatomy on BraTS's field of view, or a 24x28x28 miniature"
     )
     spacing_mm: float = Field(default=1.0, gt=0)
+    raw: bool = Field(
+        default=False, description="studies/ as scanned: heads, a grid per sequence, no annotation; see `phantom.raw`"
+    )
     layout: Layout = "brats2018"
     layouts: dict[str, Layout] = Field(
         default={},
@@ -92,6 +96,10 @@ class PhantomConfig(BaseModel):
             raise ValueError(
                 f"Bad center name: phantom config. Found {bad}; expected letters, digits and '-', as it becomes part of folder names. "
                 "Rename the center."
+            )
+        if self.raw and self.grid != "brats":
+            raise ValueError(
+                f"Miniatures have no heads: phantom config. Found raw with grid {self.grid}; expected the grid brats. Change one."
             )
         if self.grid == "brats" and not 0.5 <= self.spacing_mm <= 6:
             raise ValueError(
@@ -232,7 +240,7 @@ def _write_member(out: Path, config: PhantomConfig, member: Member, body: Body, 
             voxels = _as_stored(scan(body, scanner, sequence, member.seed), scanner, sequence, member.seed)
             other = center if center != member.center else None
             _save(truth / file_name(member.name, sequence, layout, other), voxels, grid)
-            if other is None and sequence in member.available:
+            if other is None and sequence in member.available and not config.raw:
                 _save(studies / file_name(member.name, sequence, layout), voxels, grid)
     labels = np.zeros(body.frame.shape, np.uint8)
     table = np.zeros(max(LABELS.values()) + 1, np.uint8)
@@ -240,8 +248,21 @@ def _write_member(out: Path, config: PhantomConfig, member: Member, body: Body, 
         table[number] = LABELS_ON_DISK[layout][name]
     labels[body.box] = table[body.labels]
     _save(truth / file_name(member.name, "seg", layout), labels, grid)
-    if member.annotated:
+    if config.raw:
+        _write_raw(studies, truth, config, member, make_head(body, member.seed), scanners[member.center])
+    elif member.annotated:
         _save(studies / file_name(member.name, "seg", layout), labels, grid)
+
+
+def _write_raw(studies: Path, truth: Path, config: PhantomConfig, member: Member, head: Head, scanner: Scanner) -> None:
+    """Write what was scanned, and beside the truth how the patient lay: anatomy's world → file's world, mm, RAS+."""
+    moved = {}
+    for sequence in member.available:
+        image = scan_raw(head, scanner, sequence, member.seed)
+        name = file_name(member.name, sequence, config.layout_of(member.center))
+        write_volume(studies / name, image.data, image.grid)
+        moved[sequence] = image.moved.tolist()
+    write_json(truth / "transforms.json", {"anatomy_to_scan": moved})
 
 
 def _as_stored(image: Array, scanner: Scanner, sequence: str, seed: int) -> Array:

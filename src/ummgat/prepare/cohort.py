@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ummgat import __version__
 from ummgat.files import FULL, explained_full_disk, replaced_folder, write_json
 from ummgat.prepare.centers import assign_centers
 from ummgat.prepare.images import StudyError, grid_problems, prepare_images
+from ummgat.prepare.labels import OWN_LABELS
 from ummgat.prepare.layouts import RawStudy, find_studies
 from ummgat.prepare.names import check_name
 from ummgat.prepare.settings import PrepareSettings
@@ -28,6 +30,9 @@ from ummgat.prepare.store import (
 )
 from ummgat.study import Study, load_study, write_study
 from ummgat.volume import Grid, read_grid
+
+if TYPE_CHECKING:
+    from ummgat.prepare.raw_study import ReadyStudy
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +123,7 @@ def prepare_cohort(
     planned = list(_plan(raws, layout, out, settings, overwrite, report))
     _check_others(out, planned, report)
     if dry_run:
-        report.planned = [_with_grid(plan, report) for plan in planned]
+        report.planned = [_with_grid(plan, report, settings.raw) for plan in planned]
         report.planned = [plan for plan in report.planned if plan.raw.subject not in report.failed]
         return report
     remove_leftovers(out)
@@ -227,8 +232,8 @@ def _check_others(out: Path, planned: Sequence[PlannedStudy], report: PrepareRep
         )
 
 
-def _with_grid(plan: PlannedStudy, report: PrepareReport) -> PlannedStudy:
-    """Check the headers of one study; problems go to `report.failed`."""
+def _with_grid(plan: PlannedStudy, report: PrepareReport, raw: bool) -> PlannedStudy:
+    """Check the headers of one study, which may differ in grid if it is `raw`; problems go to `report.failed`."""
     files = {**plan.raw.images, **({"labels": plan.raw.labels} if plan.raw.labels is not None else {})}
     grids: dict[str, tuple[str | Path, Grid]] = {}
     problems = []
@@ -237,7 +242,8 @@ def _with_grid(plan: PlannedStudy, report: PrepareReport) -> PlannedStudy:
             grids[name] = (path, read_grid(path))
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    problems += grid_problems(plan.raw.subject, grids)
+    if not raw:
+        problems += grid_problems(plan.raw.subject, grids)
     if problems:
         report.failed[plan.raw.subject] = str(StudyError(plan.raw.subject, problems))
         return plan
@@ -274,18 +280,23 @@ def _prepare_one(plan: PlannedStudy, settings: PrepareSettings) -> tuple[str, st
     """Prepare and write one study; (subject, problem or None). Only a full disk is raised, since it stops every study."""
     raw = plan.raw
     try:
+        ready = _ready(raw, settings)
         record, volumes, labels = prepare_images(
-            raw.images,
-            raw.labels,
+            raw.images if ready is None else ready.images,
+            raw.labels if ready is None else ready.labels,
             subject=raw.subject,
             center=plan.center,
             spacing_mm=settings.spacing_mm,
-            label_table=raw.label_table,
-            labels_regions=raw.labels_regions,
+            label_table=raw.label_table if ready is None else OWN_LABELS,
+            labels_regions=raw.labels_regions if ready is None else ready.regions,
             percentiles=settings.percentiles,
             crop_mm=settings.crop_mm,
-            findings=tuple(raw.findings),
+            findings=(*raw.findings, *(() if ready is None else ready.findings)),
         )
+        if ready is not None:
+            record.alignment = ready.alignment
+            for sequence, image in record.images.items():
+                image.source_file = raw.images[sequence].name
         record.fingerprint = plan.fingerprint
         with explained_full_disk(plan.folder), replaced_folder(plan.folder) as folder:
             write_study(folder, record, dict(volumes), labels)
@@ -293,12 +304,21 @@ def _prepare_one(plan: PlannedStudy, settings: PrepareSettings) -> tuple[str, st
         if error.errno in FULL:
             raise
         return raw.subject, str(error)
-    except (ValueError, MemoryError) as error:
+    except (ValueError, ImportError, MemoryError) as error:
         return raw.subject, str(error) or "Out of memory. Use fewer --jobs or a larger spacing."
     except Exception as error:  # noqa: BLE001 - a study that trips over a bug of ours must not stop the others
         _log.exception("subject %s", raw.subject)
         return raw.subject, f"Unexpected {type(error).__name__}: {error}. This is a bug of UMMGAT: please report it."
     return raw.subject, None
+
+
+def _ready(raw: RawStudy, settings: PrepareSettings) -> "ReadyStudy | None":
+    """The study registered and stripped, if it comes raw."""
+    if not settings.raw:
+        return None
+    from ummgat.prepare.raw_study import ready_study  # loads SimpleITK
+
+    return ready_study(raw, settings)
 
 
 def _write_cohort_json(out: Path, settings: PrepareSettings, report: PrepareReport, studies: Sequence[Study]) -> None:
@@ -321,6 +341,7 @@ def _write_cohort_json(out: Path, settings: PrepareSettings, report: PrepareRepo
             "layout": report.layout,
             "settings": {
                 **settings.model_dump(mode="json"),
+                "template": None if settings.template is None else settings.template.name,
                 "centers": None if settings.centers is None else settings.centers.name,
             },
             "subjects": subjects,

@@ -12,6 +12,9 @@ from ummgat.volume import Array, Grid, resample
 
 _NEIGHBOURS = 0.01
 
+OWN_LABELS = {number: name for name, number in LABELS.items()}
+"""Label table of annotations that are numbered as UMMGAT's already."""
+
 
 def translate(
     data: Array, table: dict[int, str], regions: Regions, where: str

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ummgat.prepare.layouts import LAYOUTS
 from ummgat.prepare.names import check_name
+from ummgat.prepare.raw_settings import RawSettings
 
 
 class PrepareSettings(BaseModel):
@@ -22,12 +23,26 @@ class PrepareSettings(BaseModel):
     """Percentiles of the brain that become 1 and 255."""
     crop_mm: tuple[float, float, float] = (155.0, 176.0, 176.0)
     """(plane, row, column) of the training crop; only used to count the brain voxels it would lose."""
+    raw: bool = False
+    """Studies come as scanned: register and strip them first, see `pipeline`."""
+    template: Path | None = None
+    """With `raw`: image to register to; None is MNI152."""
+    reference: str | None = None
+    """With `raw`: sequence to which the others are registered; None lets `register.choose_reference` choose."""
+    brain_mask: str | None = None
+    """With `raw`: name of a brain mask in every study's folder; None looks for the brain."""
+    n4: bool = False
+    """With `raw`: take shading out."""
     center: str | None = None
     """One center for all subjects."""
     centers: Path | None = None
     """CSV with columns subject,center, or JSON with a "center" map."""
     center_pattern: str | None = None
     """Regular expression searched in the subject name; its first group is the center."""
+
+    def raw_settings(self) -> RawSettings:
+        """What `pipeline.align_subject` wants to know."""
+        return RawSettings(self.template, self.reference, self.n4)
 
     @model_validator(mode="after")
     def _valid(self) -> "PrepareSettings":
@@ -43,6 +58,12 @@ class PrepareSettings(BaseModel):
         if not all(0 < side < 10_000 for side in self.crop_mm):
             raise ValueError(
                 f"Bad training crop. Found {self.crop_mm} mm; expected three positive sizes. Correct them."
+            )
+        only_raw = [name for name in ("template", "reference", "brain_mask", "n4") if getattr(self, name)]
+        if only_raw and not self.raw:
+            raise ValueError(
+                f"Setting needs --raw: {', '.join('--' + name.replace('_', '-') for name in only_raw)}. Found it without; expected it "
+                "with --raw, which registers and strips. Add --raw, or leave it out."
             )
         given = [name for name in ("center", "centers", "center_pattern") if getattr(self, name) is not None]
         if len(given) != 1:

@@ -21,7 +21,11 @@ def fingerprint(raw: RawStudy, layout: str, settings: PrepareSettings) -> str:
 
     Inputs count by name, size and modification time, so that a check reads no voxels and moving the folder changes nothing.
     """
-    how = [_ALGORITHM, settings.spacing_mm, settings.percentiles, settings.crop_mm]
+    how: list[object] = [_ALGORITHM, settings.spacing_mm, settings.percentiles, settings.crop_mm]
+    if settings.raw:  # not otherwise, so that studies prepared before this existed stay up to date
+        told = settings.template.stat() if settings.template is not None else None
+        template = None if told is None else (told.st_size, told.st_mtime_ns)
+        how += ["raw", template, settings.reference, settings.brain_mask, settings.n4]
     files = {**raw.images, **({"labels": raw.labels} if raw.labels is not None else {})}
     inputs = [layout, [[name, p.name, p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()]]
     return "-".join(hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for part in (how, inputs))
