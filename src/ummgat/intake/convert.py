@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
 from ummgat.extras import need
@@ -17,7 +16,7 @@ from ummgat.files import require_new
 from ummgat.intake.headers import quiet
 from ummgat.intake.images import kind_of, read_itk
 from ummgat.intake.series import SourceInstance, SourceSeries
-from ummgat.volume import Array, Grid, read_volume, write_volume
+from ummgat.volume import Array, Grid, in_order_of, read_volume, write_volume
 
 TOLERANCE_MM = 1e-3
 """How far any corner may lie from where the DICOM header puts it."""
@@ -113,20 +112,12 @@ def _by_dcm2niix(source: SourceSeries) -> Array:
             data, grid = read_volume(results[0])
         except (ValueError, OSError) as error:
             raise _Failed("wrote a volume that cannot be used") from error
-        data = _in_order_of(source.grid, data, grid)
+        try:
+            data = np.ascontiguousarray(in_order_of(data, grid, source.grid, TOLERANCE_MM))
+        except ValueError as error:
+            raise _Failed("wrote another geometry than the header's") from error
     _check_planes(source, data)
     return data
-
-
-def _in_order_of(wanted: Grid, data: Array, grid: Grid) -> Array:
-    """Turn axes of `data` into the order of `wanted` by flips and swaps, each undone in the affine; check every corner."""
-    here, there = (nib.orientations.io_orientation(g.matrix) for g in (grid, wanted))
-    turn = nib.orientations.ornt_transform(here, there)
-    turned = nib.orientations.apply_orientation(data, turn)
-    affine = grid.matrix @ nib.orientations.inv_ornt_aff(turn, grid.shape)
-    if not Grid.of(turned.shape, affine).matches(wanted, TOLERANCE_MM):
-        raise _Failed("wrote another geometry than the header's")
-    return np.ascontiguousarray(turned)
 
 
 def _check_planes(source: SourceSeries, data: Array) -> None:

@@ -176,7 +176,7 @@ def write_enhanced(
 
 
 def _stored(image: Array) -> Array:
-    return np.clip(np.rint(image), 0, 65535).astype(np.uint16)
+    return np.clip(np.rint(np.asarray(image, np.float64)), 0, 65535).astype(np.uint16)
 
 
 def _header(patient: Mapping[str, str], sequence: str, study: int, series: int) -> "Dataset":
