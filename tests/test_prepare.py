@@ -740,12 +740,12 @@ def failing_write(monkeypatch, at_call, error):
     """Let the n-th volume that is written raise `error` after half of it is on disk."""
     calls = []
 
-    def write(path, data, grid):
+    def write(path, data, grid, *text):
         calls.append(path)
         if len(calls) == at_call:
             path.with_name("half").write_bytes(b"half")
             raise error
-        write_volume(path, data, grid)
+        write_volume(path, data, grid, *text)
 
     monkeypatch.setattr(study_module, "write_volume", write)
 
