@@ -14,10 +14,11 @@ import ummgat
 import ummgat.completion
 from conftest import DOMAINS
 from ummgat import __version__
-from ummgat.completion import complete, to_native
+from ummgat.completion import complete
 from ummgat.domain import Domain, DomainTable
 from ummgat.files import TEMPORARY
 from ummgat.generate import NO_CONTRAST, Request, encode_reference, fill
+from ummgat.native import to_native
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.images import prepare_images
 from ummgat.prepare.settings import PrepareSettings

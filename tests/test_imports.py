@@ -16,16 +16,17 @@ import ummgat
 ROOT = Path(ummgat.__file__).parent
 
 LAYERS = (
-    ("domain", "config", "files", "extras", "metrics", "matching", "kid", "doctor"),
+    ("domain", "config", "files", "extras", "metrics", "matching", "kid", "png", "doctor"),
     ("volume", "tensors", "overrides"),
     ("study", "crop"),
     ("prepare", "phantom", "draw", "model"),
     ("slices", "slice_profile", "losses", "weights", "segment", "intake"),
-    ("translate", "train_step", "relation"),
+    ("translate", "train_step", "relation", "check"),
     ("validate", "reliability", "train_state", "estimate"),
     ("generate", "train"),
-    ("completion", "evaluate", "pack"),
-    ("report", "export"),
+    ("native", "evaluate", "pack"),
+    ("completion",),
+    ("report", "export", "scans"),
     ("demo_report",),
     ("demo",),
     ("cli",),

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ummgat.cli import app
 from ummgat.domain import Domain
 from ummgat.evaluate import rating
-from ummgat.evaluate.rating import as_png, cut, enlarged, plan, select_images
+from ummgat.evaluate.rating import cut, enlarged, plan, select_images
 from ummgat.evaluate.rating_scores import (
     ANSWER_COLUMNS,
     agreement_rows,
@@ -26,6 +26,7 @@ from ummgat.evaluate.rating_scores import (
     read_key,
     reader_rows,
 )
+from ummgat.png import as_png
 from ummgat.report.rate_page import rate_page
 from ummgat.weights import load_model
 

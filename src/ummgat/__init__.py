@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["CompletionReport", "Request", "__version__", "complete"]
+__all__ = ["CompletionReport", "Request", "ScansReport", "__version__", "complete", "complete_scans"]
 
 if TYPE_CHECKING:
     from ummgat.completion import CompletionReport, complete
     from ummgat.generate import Request
+    from ummgat.scans import ScansReport, complete_scans
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from ummgat import completion as module
 
         return getattr(module, name)
+    if name in ("complete_scans", "ScansReport"):
+        from ummgat import scans
+
+        return getattr(scans, name)
     if name == "Request":
         from ummgat.generate import Request
 

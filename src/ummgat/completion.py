@@ -8,22 +8,19 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from ummgat.domain import Domain, check_sequence
 from ummgat.files import FULL, explained_full_disk, replaced_folder, write_json
 from ummgat.generate import Generated, Request, encode_reference, fill
-from ummgat.prepare.images import prepare_images, reorient
+from ummgat.native import image_name, native_brain, write_native, write_scanned_space
+from ummgat.prepare.images import prepare_images
 from ummgat.prepare.layouts import RawStudy, find_studies
-from ummgat.prepare.normalise import brain_mask
-from ummgat.study import ImageRecord, Study, header_text, load_cohort, load_study, write_study
-from ummgat.volume import Array, Grid, read_volume, resample, resample_inside, write_volume
+from ummgat.study import ImageRecord, Study, load_cohort, load_study, write_study
+from ummgat.volume import Array, read_volume, write_volume
 from ummgat.weights import TrainedModel, load_model
 
 log = logging.getLogger(__name__)
@@ -174,11 +171,6 @@ def _complete_one(
             report.warnings.setdefault(study.subject, []).append(warning)
 
 
-def image_name(target: Domain, align_to: str | None) -> str:
-    """File stem that says what it is: `t2_generated`, or `t2_generated_as-B` when aligned to another center."""
-    return f"{target.sequence}_generated" + (f"_as-{align_to}" if align_to else "")
-
-
 def _complete_prepared(
     model: TrainedModel, study: Study, folder: Path, request: Request, center: str | None, codes: Mapping[str, Tensor]
 ) -> tuple[list[str], list[Generated]]:
@@ -191,6 +183,8 @@ def _complete_prepared(
         )
     volumes = {q: np.array(study.volume(q)) for q in study.acquired}
     generated = fill(model, volumes, center or study.center, request, codes)
+    for image in generated if center else ():
+        image.provenance["center_given"] = center
     record = study.record.model_copy(deep=True)
     new: dict[str, Array] = {}
     files: list[str] = []
@@ -200,14 +194,13 @@ def _complete_prepared(
         record.images = {} if request.align_to else {q: record.images[q] for q in study.acquired}
         for image in generated:
             stem = image_name(image.target, request.align_to)
-            provenance = image.provenance | {"center_given": center} if center else image.provenance
             record.images[image.target.sequence] = ImageRecord(
                 file=f"{stem}.nii",
                 kind="fused" if image.provenance["method"] == "fuse" else "generated",
-                provenance=provenance,
+                provenance=image.provenance,
             )
             new[image.target.sequence] = image.volume
-            write_json(temporary / f"{stem}.json", provenance)
+            write_json(temporary / f"{stem}.json", image.provenance)
             files += [f"{folder.name}/{stem}.nii", f"{folder.name}/{stem}.json"]
             if image.reliability is not None:
                 write_volume(
@@ -215,8 +208,11 @@ def _complete_prepared(
                 )
                 files.append(f"{folder.name}/{stem}_reliability.nii")
         kept = [] if request.align_to else [study.record.images[q].file for q in study.acquired]
-        for name in [*kept, *([study.record.labels_file] if study.record.labels_file else [])]:
+        also = (study.record.labels_file, study.record.brain_mask_file)
+        for name in [*kept, *(name for name in also if name)]:
             shutil.copyfile(study.folder / name, temporary / name)
+        back = write_scanned_space(study, generated, temporary, request.align_to)
+        files += [f"{folder.name}/{name}" for name in back]
         write_study(temporary, record, new, None)
     return files, generated
 
@@ -248,44 +244,9 @@ def _complete_raw(
                 "source_files": [raw.images[Domain.parse(name).sequence].name for name in image.provenance["sources"]],
                 "center_given": center,
             }
-            native = to_native(image.volume, prepared_grid, original, brain)
-            write_volume(temporary / f"{stem}.nii.gz", native, original, header_text(image.target.sequence))
-            write_json(temporary / f"{stem}.json", provenance)
-            files += [f"{folder.name}/{stem}.nii.gz", f"{folder.name}/{stem}.json"]
-            if image.reliability is not None:
-                native = to_native(image.reliability, prepared_grid, original, brain)
-                write_volume(temporary / f"{stem}_reliability.nii.gz", native, original)
-                files.append(f"{folder.name}/{stem}_reliability.nii.gz")
+            written = write_native(image, temporary, stem, prepared_grid, original, brain, provenance)
+            files += [f"{folder.name}/{name}" for name in written]
         if not request.align_to:
             for path in raw.images.values():
                 shutil.copyfile(path, temporary / path.name)
     return files, generated
-
-
-def native_brain(data: Array, grid: Grid, path: Path) -> NDArray[np.bool_]:
-    """Brain of a source image in its own voxel order: (x, y, z) bool."""
-    turned, turned_grid = reorient(data, grid)
-    return resample(brain_mask(turned, str(path)), turned_grid, grid, order=0)
-
-
-def to_native(volume: NDArray[np.uint8], prepared: Grid, original: Grid, brain: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Bring a prepared volume back to the grid it came from.
-
-    Parameters
-    ----------
-    volume : ndarray (plane, row, column), uint8
-        0 is background.
-    prepared, original : Grid
-    brain : bool ndarray of shape original.shape
-        Exactly these voxels get values.
-
-    Returns
-    -------
-    ndarray of shape original.shape, uint8
-        1–255 inside `brain`, 0 elsewhere. Linear; at the rim the nearest brain value counts, so no dark edge appears.
-    """
-    known = volume > 0
-    nearest: Any = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    extended = volume[tuple(nearest)].astype(np.float32).T
-    values = resample_inside(extended, np.ones(extended.shape, bool), prepared, original)
-    return np.where(brain, np.clip(np.rint(values), 1, 255), 0).astype(np.uint8)

@@ -22,6 +22,9 @@ BUNDLED_MODEL = "small.safetensors"
 BUNDLED_SEGMENTER, BUNDLED_DROPOUT = "segmenter.safetensors", "segmenter_dropout.safetensors"
 """Files there that `ummgat evaluate` uses without --segmenter and --dropout."""
 
+BUNDLED_CHECKS = "checks.safetensors"
+"""Quality control by `ummgat.check`."""
+
 BUNDLED_T2 = "segmenter_t2.safetensors"
 """File there that `ummgat cross-center` uses without --segmenter: whole tumour from T2 alone."""
 

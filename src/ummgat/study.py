@@ -90,9 +90,31 @@ class AlignmentRecord(_Record):
     transforms: dict[str, list[list[float]]]
     """Sequence → (4, 4), rigid: from the world of its file to that of the study's grid. The inverse leads back."""
     original_grids: dict[str, GridRecord]
-    """Sequence → grid of its file, axes in RAS+ order."""
+    """Sequence → grid of its file, in the file's own order of voxels."""
     registrations: dict[str, RegistrationRecord] = Field(default_factory=dict)
     """Sequence → to the reference; `template` → the reference to the template."""
+
+
+class FindingRecord(_Record):
+    """A warning about a study, with its number. Nothing was changed or left out because of it."""
+
+    check: str
+    """What was checked: sequence, copy, registration, strip, field of view, unlike."""
+    images: list[str]
+    """Sequences that it concerns; none if it is the whole study."""
+    text: str
+    value: float
+    limit: float
+
+
+class ChecksRecord(_Record):
+    """What `ummgat.check` saw in a study."""
+
+    checker: str
+    """Hash of the file of learnt checks."""
+    measured: dict[str, Any]
+    """See `ummgat.check.measure.measure`."""
+    findings: list[FindingRecord] = Field(default_factory=list)
 
 
 class StudyRecord(_Record):
@@ -110,6 +132,8 @@ class StudyRecord(_Record):
     """None means nobody annotated this subject, which is not the same as no lesion."""
     labels_regions: Literal["multi", "wt"] = "multi"
     """`wt`: the annotation is one whole-tumour mask, stored as ED; TC and ET are unknown."""
+    brain_mask_file: str | None = None
+    """With `prepare --raw`: uint8, 1 where the strip found the brain."""
     brain_voxels: int
     crop_lost_voxels: int = 0
     """Brain voxels outside the training crop named in cohort.json."""
@@ -119,6 +143,8 @@ class StudyRecord(_Record):
     """With `prepare --raw`: the transforms; None when the study came registered."""
     findings: list[str] = Field(default_factory=list)
     """Remarks that did not keep the study from being prepared, for example voxel-identical sequences."""
+    checks: ChecksRecord | None = None
+    """Quality control; None if the study was not checked."""
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,23 @@ What needs torch or numpy is imported inside the commands, so that --help is qui
 """
 
 # Importing registers the commands, in the order of --help.
-from ummgat.cli import cohorts, comparing, evaluation, exporting, intake, models, quality, rating, segmenter_training
+from ummgat.cli import (
+    checking,
+    cohorts,
+    comparing,
+    evaluation,
+    exporting,
+    intake,
+    models,
+    quality,
+    rating,
+    segmenter_training,
+)
 from ummgat.cli.terminal import app, main, message_of
 
 __all__ = [
     "app",
+    "checking",
     "cohorts",
     "comparing",
     "evaluation",

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ummgat.cli.checking import Checks, run_checks
 from ummgat.cli.terminal import (
     MANY,
     Layout,
@@ -22,6 +23,9 @@ from ummgat.cli.terminal import (
     say,
     split,
 )
+
+if TYPE_CHECKING:
+    from ummgat.prepare.layouts import RawStudy
 
 
 @command
@@ -114,7 +118,8 @@ def phantom(
 @command
 def prepare(
     source: Annotated[
-        Path, typer.Argument(help="Folder of NIfTI studies: co-registered and skull-stripped, or see --raw.")
+        Path,
+        typer.Argument(help="Folder of NIfTI studies, co-registered and skull-stripped; or see --raw and --sheet."),
     ],
     out: Annotated[Path, typer.Argument(help="Cohort folder; may hold other prepared studies already.")],
     spacing: Annotated[float, typer.Option(help="Voxel size in mm; the preset you train says which.")] = 1.0,
@@ -127,6 +132,10 @@ def prepare(
     raw: Annotated[
         bool, typer.Option("--raw", help="Studies come as scanned: register, strip and resample them first.")
     ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="CSV of `ummgat inspect`, as corrected: DICOM, BIDS, MHA, NRRD or NIfTI. Implies --raw."),
+    ] = None,
     template: Annotated[
         Path | None, typer.Option(help="With --raw: image to register to; default MNI152 in BraTS's field of view.")
     ] = None,
@@ -137,6 +146,8 @@ def prepare(
         str | None, typer.Option(help="With --raw: name of a brain mask in every study's folder.")
     ] = None,
     n4: Annotated[bool, typer.Option("--n4", help="With --raw: take the shading of coils out.")] = False,
+    checks: Checks = None,
+    no_checks: Annotated[bool, typer.Option("--no-checks", help="Leave quality control to `ummgat check`.")] = False,
     jobs: Annotated[int, typer.Option(help="Studies at once; the result does not depend on it.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
     overwrite: Annotated[
@@ -148,10 +159,11 @@ def prepare(
     from ummgat.prepare.settings import PrepareSettings
     from ummgat.study import load_study
 
+    found, remarks = _of_sheet(sheet, source, layout)
     settings = PrepareSettings(
         layout=layout,
         spacing_mm=spacing,
-        raw=raw,
+        raw=raw or sheet is not None,
         template=template,
         reference=reference,
         brain_mask=brain_mask,
@@ -163,26 +175,29 @@ def prepare(
     with progress("Preparing") as show:
         try:
             report = prepare_cohort(
-                source, out, settings, jobs=jobs, dry_run=dry_run, overwrite=overwrite, progress=show
+                source, out, settings, jobs=jobs, dry_run=dry_run, overwrite=overwrite, progress=show, found=found
             )
         except KeyboardInterrupt:
             fail("Stopped by the user. Finished studies are kept; the same command goes on from there.", 130)
         except RuntimeError as error:  # a worker process died
             fail(str(error), 2)
+    present = sorted({*report.done, *report.skipped_up_to_date})
     if dry_run:
         print_table(plan_table(report)[:MANY], len(report.planned))
     else:
-        present = sorted({*report.done, *report.skipped_up_to_date})
         print_table(cohort_table([load_study(out / subject) for subject in present[:MANY]]), len(present))
-    for title, remarks in (("Remarks", report.findings), ("Files not used", report.ignored)):
-        if remarks:
-            say(f"{title}:\n" + "\n".join(f"  {subject}: {'; '.join(lines)}" for subject, lines in remarks.items()))
+    for remark in remarks:
+        say(remark)
+    for title, said in (("Remarks", report.findings), ("Files not used", report.ignored)):
+        if said:
+            say(f"{title}:\n" + "\n".join(f"  {subject}: {'; '.join(lines)}" for subject, lines in said.items()))
     counts = f"{len(report.done)} prepared, {len(report.skipped_up_to_date)} up to date, {len(report.failed)} failed"
     waiting = sum(plan.status != "up to date" for plan in report.planned)
     say(
         f"Layout {report.layout}. {f'{waiting} to prepare, {len(report.failed)} would fail' if dry_run else counts}: {out}."
     )
-    report_failures(report.failed)
+    unchecked = {} if dry_run or no_checks or not present else run_checks(out, checks)
+    report_failures(report.failed | unchecked)
 
 
 @command
@@ -216,6 +231,21 @@ def draw(
     print_table(table)
     parts = f"{len(drawn.train)} training, {len(drawn.selection)} selection, {len(drawn.test)} test subjects"
     say(f"Draw {drawn.mode}, {parts}: {out}.")
+
+
+def _of_sheet(sheet: Path | None, folder: Path, layout: str) -> tuple[tuple[list["RawStudy"], str] | None, list[str]]:
+    """Studies of a sheet, for `prepare_cohort`, and remarks; (None, []) without a sheet."""
+    if sheet is None:
+        return None, []
+    if layout != "auto":
+        raise ValueError(
+            f"Layout and sheet exclude each other: --layout. Found {layout!r} with --sheet; expected one. Leave --layout out: the sheet "
+            "says what each file is."
+        )
+    from ummgat.intake.studies import LAYOUT, studies_of_sheet
+
+    studies, remarks = studies_of_sheet(sheet, folder)
+    return (studies, LAYOUT), remarks
 
 
 def _counts(given: Sequence[str], option: str) -> dict[str, int]:

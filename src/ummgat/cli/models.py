@@ -3,13 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.panel import Panel
 
 from ummgat.cli.bars import print_estimate, training_progress
+from ummgat.cli.checking import run_checks
 from ummgat.cli.terminal import (
     MANY,
     Layout,
@@ -23,6 +24,10 @@ from ummgat.cli.terminal import (
     report_failures,
     say,
 )
+
+if TYPE_CHECKING:
+    from ummgat.completion import CompletionReport
+    from ummgat.generate import Request
 
 
 @command
@@ -99,7 +104,9 @@ def pack(
 
 @command
 def complete(
-    source: Annotated[Path, typer.Argument(help="A study or a cohort, prepared or plain NIfTI. Never changed.")],
+    source: Annotated[
+        Path, typer.Argument(help="A study or a cohort, prepared, plain NIfTI, or see --raw. Never changed.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the results, one subfolder per subject.")],
     model: Annotated[Path | None, typer.Option(help="Weights from `ummgat train`. Default: the bundled ones.")] = None,
     target: Annotated[
@@ -116,6 +123,21 @@ def complete(
     reference: Annotated[list[str] | None, typer.Option(help="For --mode reference: t2=FILE. May be repeated.")] = None,
     center: Annotated[str | None, typer.Option(help="Center of the studies; needed for plain NIfTI.")] = None,
     layout: Layout = "auto",
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Studies as scanned: prepare them into OUT/prepared, complete into OUT/completed."),
+    ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="CSV of `ummgat inspect`, as corrected: DICOM, BIDS, MHA, NRRD or NIfTI. Implies --raw."),
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="With --raw: image to register to; default MNI152 in BraTS's field of view.")
+    ] = None,
+    brain_mask: Annotated[
+        str | None, typer.Option(help="With --raw: name of a brain mask in every study's folder.")
+    ] = None,
+    n4: Annotated[bool, typer.Option("--n4", help="With --raw: take the shading of coils out.")] = False,
     no_reliability: Annotated[
         bool, typer.Option("--no-reliability", help="Skip the reliability maps: faster.")
     ] = False,
@@ -135,21 +157,52 @@ def complete(
         fuse=fuse,
         with_reliability=not no_reliability,
     )
-    with progress("Completing") as show:
-        report = fill_studies(
+    only_raw = {"--template": template, "--brain-mask": brain_mask, "--n4": n4}
+    if not raw and sheet is None and any(only_raw.values()):
+        raise ValueError(
+            f"Setting needs --raw: {', '.join(name for name, value in only_raw.items() if value)}. Found it without; expected it with --raw, which registers "
+            "and strips. Add --raw, or leave it out."
+        )
+    if raw or sheet is not None:
+        if center is None or reference:
+            raise ValueError(
+                f"Scans cannot be completed like this: --raw. Found {'--reference' if reference else 'no --center'}; expected --center, which "
+                "says whom the scans resemble, and no --reference. Say --center, or prepare first and complete then."
+            )
+        report, failed = _complete_scans(
             source,
             out,
-            model or bundled(),
-            request=request,
-            center=center,
-            references=_references(reference or []),
-            layout=layout,
-            device=choose_device(device),
-            overwrite=overwrite,
-            progress=show,
+            model,
+            request,
+            center,
+            sheet,
+            template,
+            brain_mask,
+            n4,
+            layout,
+            choose_device(device),
+            overwrite,
         )
-    # One sidecar per generated image, named like it.
-    images = {s: [Path(f).stem for f in files if f.endswith(".json")] for s, files in report.done.items()}
+    else:
+        with progress("Completing") as show:
+            report = fill_studies(
+                source,
+                out,
+                model or bundled(),
+                request=request,
+                center=center,
+                references=_references(reference or []),
+                layout=layout,
+                device=choose_device(device),
+                overwrite=overwrite,
+                progress=show,
+            )
+        failed = report.failed
+    # One sidecar per generated image, named like it; those in the grid of the scan are the same once more.
+    images = {
+        s: [Path(f).stem for f in files if f.endswith(".json") and Path(f).parent.name != "native"]
+        for s, files in report.done.items()
+    }
     table = [
         {"subject": s, "generated": "  ".join(names) or "nothing was missing"}
         for s, names in list(images.items())[:MANY]
@@ -165,10 +218,50 @@ def complete(
             errors.print(Panel(f"{warning}\nStudies: {shown}", title="Warning", style="bold yellow"))
         else:
             errors.print(f"Warning: {warning} Studies: {shown}", soft_wrap=True)
-    say(
-        f"{len(images)} studies done, {sum(map(len, images.values()))} images generated, {len(report.failed)} failed: {out}."
-    )
-    report_failures(report.failed)
+    say(f"{len(images)} studies done, {sum(map(len, images.values()))} images generated, {len(failed)} failed: {out}.")
+    report_failures(failed)
+
+
+def _complete_scans(
+    source: Path,
+    out: Path,
+    model: Path | None,
+    request: "Request",
+    center: str,
+    sheet: Path | None,
+    template: Path | None,
+    brain_mask: str | None,
+    n4: bool,
+    layout: str,
+    device: str,
+    overwrite: bool,
+) -> "tuple[CompletionReport, dict[str, str]]":
+    """Prepare, check and complete scans; remarks of the first two are printed. Returns (report, all failures)."""
+    from ummgat.scans import PREPARED, complete_scans
+
+    with progress("Preparing, completing") as show:
+        done = complete_scans(
+            source,
+            out,
+            model or bundled(),
+            center=center,
+            sheet=sheet,
+            template=template,
+            brain_mask=brain_mask,
+            n4=n4,
+            request=request,
+            layout=layout,
+            device=device,
+            overwrite=overwrite,
+            on_prepared=show,
+            on_completed=show,
+        )
+    for remark in done.remarks:
+        say(remark)
+    for subject, findings in done.prepared.findings.items():
+        say(f"{subject}: {' '.join(findings)}")
+    unchecked = run_checks(out / PREPARED, None) if done.prepared.done or done.prepared.skipped_up_to_date else {}
+    return done.completed, done.failed | unchecked
 
 
 @command

@@ -1,8 +1,6 @@
 """Images for a blinded reading: real and generated ones, treated alike, so that nothing but content tells them apart."""
 
 import hashlib
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,6 +12,7 @@ from scipy import ndimage
 from ummgat.crop import crop, crop_window
 from ummgat.domain import Domain
 from ummgat.generate import Request, fill
+from ummgat.png import as_png
 from ummgat.study import Study
 from ummgat.weights import TrainedModel
 
@@ -273,17 +272,3 @@ def enlarged(image: Image, factor: int) -> Image:
         return image
     grown = ndimage.zoom(image.astype(np.float32), factor, order=1, mode="grid-constant", grid_mode=True)
     return np.asarray(np.clip(np.rint(grown), 0, 255).astype(np.uint8))
-
-
-def as_png(image: Image) -> bytes:
-    """Write 8-bit grey (row, column) as PNG with nothing in it but size and pixels: no text, time or software."""
-    height, width = image.shape
-    lines = np.zeros((height, width + 1), np.uint8)  # each line starts with its filter: 0, none
-    lines[:, 1:] = image
-    parts = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
-        (b"IEND", b""),
-    ]
-    chunks = [struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in parts]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

@@ -25,6 +25,9 @@ _NAMES = {
 }
 """Folder, further entity and suffix of each sequence; the last four are maps for which BIDS 1.9 has no name."""
 
+_SCAN = "space-orig"
+"""Where an image lies on the grid of the scan that it was generated from."""
+
 _README = f"""Studies completed by UMMGAT {__version__}
 
 Images with desc-synthetic in their name were not acquired by a scanner: a neural network computed them from other
@@ -98,8 +101,8 @@ def write_subject(study: CompletedStudy, folder: Path, label: str) -> list[str]:
     """
     written = []
     places = {image.sequence: _place(image, label) for image in study.images if image.acquired}
-    for image in study.images:
-        place = _place(image, label)
+    for image, space in (*((i, "") for i in study.images), *((i, _SCAN) for i in study.native)):
+        place = _place(image, label, space)
         text = "" if image.acquired else Wording.of(image.provenance).short
         _write_image(image.file, folder / f"{place}.nii.gz", text)
         write_json(folder / f"{place}.json", _sidecar(image, study, places, label))
@@ -120,11 +123,11 @@ def write_subject(study: CompletedStudy, folder: Path, label: str) -> list[str]:
     return written
 
 
-def _place(image: CompletedImage, label: str) -> str:
+def _place(image: CompletedImage, label: str, space: str = "") -> str:
     """Folder and name without suffix."""
     folder, entity, suffix = _NAMES[image.sequence]
     kind = "preproc" if image.acquired else "syntheticAligned" if image.aligned else "synthetic"
-    return f"{folder}/" + "_".join(part for part in (f"sub-{label}", entity, f"desc-{kind}", suffix) if part)
+    return f"{folder}/" + "_".join(part for part in (f"sub-{label}", entity, space, f"desc-{kind}", suffix) if part)
 
 
 def _sidecar(image: CompletedImage, study: CompletedStudy, places: dict[str, str], label: str) -> dict[str, Any]:

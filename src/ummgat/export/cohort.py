@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ummgat.export.bids import bids_label, write_dataset, write_subject
 from ummgat.export.completed import CompletedStudy, completed_folders, read_completed
 from ummgat.export.deidentify import Alias, UidMap
@@ -13,9 +16,11 @@ from ummgat.export.sources import Candidate, Sources, find_sources, on_grid, pla
 from ummgat.export.wording import MARK, shown, sources_of
 from ummgat.extras import need
 from ummgat.files import FULL, explained_full_disk, replaced_folder, require_new
-from ummgat.prepare.labels import translate
+from ummgat.prepare.labels import resample_labels, translate
 from ummgat.prepare.layouts import LABELS_EITHER
-from ummgat.volume import read_volume
+from ummgat.prepare.rigid import moved
+from ummgat.study import AlignmentRecord
+from ummgat.volume import Grid, read_volume
 
 Progress = Callable[[int, int, str], None]
 """(studies finished, studies in all, subject)."""
@@ -170,13 +175,13 @@ def _write_study(
     mark: bool,
     segmentations: Segmentations | None,
 ) -> list[str]:
-    if study.prepared:
+    if study.prepared and not study.native:
         raise ValueError(
-            f"Study is on the grid of `ummgat prepare`: {study.subject}. Found a study.json; expected NIfTI images on the grid of "
-            "the scan. Complete the NIfTI folder itself, then export."
+            f"Study is on the grid of `ummgat prepare`: {study.subject}. Found a study.json and no generated image on the grid of the scan; "
+            "expected some. Complete the NIfTI folder itself, or a cohort of `ummgat prepare --raw`, then export."
         )
     candidates, names = sources.of(study.subject), []
-    for number, image in enumerate(study.generated):
+    for number, image in enumerate(study.native if study.prepared else study.generated):
         data, grid = read_volume(image.file)
         what = f"{shown(image.sequence)} of {study.subject}"
         place, made_from = place_and_sources(candidates, grid, sources_of(image.provenance), what)
@@ -205,6 +210,13 @@ def _write_study(
     return names
 
 
+def _on_the_scan(labels: NDArray[np.uint8], grid: Grid, alignment: AlignmentRecord) -> tuple[NDArray[np.uint8], Grid]:
+    """Labels drawn on a prepared study, on the grid of the scan that the others were registered to."""
+    back = np.linalg.inv(np.array(alignment.transforms[alignment.reference]))
+    original = alignment.original_grids[alignment.reference].grid()
+    return resample_labels(labels, moved(grid, back), original), original
+
+
 def _labels_of(subject: str, segmentations: Segmentations) -> Path | None:
     place = segmentations.place
     if place.is_file():
@@ -229,6 +241,8 @@ def _write_labels(
     """Refer to the acquired series that lies there: the first acquired one of the study, or the only one."""
     data, grid = read_volume(labels)
     numbered, regions = translate(data, dict(LABELS_EITHER), "unsaid", str(labels))
+    if study.alignment is not None and study.grid is not None and grid.matches(study.grid):
+        numbered, grid = _on_the_scan(numbered, grid, study.alignment)
     there = on_grid(candidates, grid)
     acquired = [image.sequence for image in study.images if image.acquired] or [
         sources_of(image.provenance)[0] for image in study.generated

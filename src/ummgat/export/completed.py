@@ -1,7 +1,7 @@
 """What `ummgat complete` wrote, read back: which images of a study were acquired and which were generated, and how."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 from ummgat.domain import SEQUENCES
 from ummgat.export.wording import Wording, sequence_of
 from ummgat.files import read_json
+from ummgat.native import NATIVE
 from ummgat.prepare.layouts import find_study
-from ummgat.study import Kind, load_study
+from ummgat.study import AlignmentRecord, Kind, load_study
+from ummgat.volume import Grid
 
 _IMAGE = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _GENERATED = re.compile(rf"(?:.*_)?({'|'.join(SEQUENCES)})_generated(_as-.+?)?(_reliability)?\.nii(\.gz)?")
@@ -47,6 +49,12 @@ class CompletedStudy:
     labels: Path | None = None
     """Annotation numbered as `study.LABELS`, of prepared studies."""
     whole_tumour_only: bool = False
+    native: list[CompletedImage] = field(default_factory=list)
+    """Generated images of a prepared study once more, on the grid of the scan."""
+    alignment: AlignmentRecord | None = None
+    """How a prepared study came from its scans."""
+    grid: Grid | None = None
+    """Of a prepared study."""
 
     @property
     def generated(self) -> list[CompletedImage]:
@@ -91,7 +99,7 @@ def read_completed(folder: Path) -> CompletedStudy:
         A generated image without a sidecar that says how it was made, or images whose sequence is not clear.
     """
     study = _prepared(folder) if (folder / "study.json").is_file() else _raw(folder)
-    for image in study.generated:
+    for image in (*study.generated, *study.native):
         try:
             Wording.of(image.provenance)
         except ValueError as error:
@@ -117,7 +125,18 @@ def _prepared(folder: Path) -> CompletedStudy:
         )
     labels = folder / study.record.labels_file if study.record.labels_file else None
     images.sort(key=lambda image: not image.acquired)
-    return CompletedStudy(study.subject, images, True, labels, study.record.labels_regions == "wt")
+    native = folder / NATIVE
+    found = sorted(native.iterdir()) if native.is_dir() else []
+    return CompletedStudy(
+        study.subject,
+        images,
+        True,
+        labels,
+        study.record.labels_regions == "wt",
+        list(_generated_among(found)),
+        study.record.alignment,
+        study.grid,
+    )
 
 
 def _raw(folder: Path) -> CompletedStudy:
@@ -128,11 +147,14 @@ def _raw(folder: Path) -> CompletedStudy:
         if raw.problems:
             raise ValueError("\n".join(raw.problems))
         images = [CompletedImage(sequence, "acquired", path) for sequence, path in raw.images.items()]
+    return CompletedStudy(folder.name, [*images, *_generated_among(files)], False)
+
+
+def _generated_among(files: Sequence[Path]) -> Iterator[CompletedImage]:
     for path in files:
         match = _GENERATED.fullmatch(path.name)
         if match and not match[3]:
-            images.append(_of_raw(path, match))
-    return CompletedStudy(folder.name, images, False)
+            yield _of_raw(path, match)
 
 
 def _of_raw(path: Path, match: re.Match[str]) -> CompletedImage:

@@ -1,6 +1,5 @@
 """Prepare a whole folder of studies: resumable, in parallel, never leaving anything half-written."""
 
-import logging
 import multiprocessing
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -10,17 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ummgat import __version__
-from ummgat.files import FULL, explained_full_disk, replaced_folder, write_json
+from ummgat.files import explained_full_disk, write_json
 from ummgat.prepare.centers import assign_centers
-from ummgat.prepare.images import StudyError, grid_problems, prepare_images
-from ummgat.prepare.labels import OWN_LABELS
+from ummgat.prepare.images import StudyError, grid_problems
 from ummgat.prepare.layouts import RawStudy, find_studies
 from ummgat.prepare.names import check_name
+from ummgat.prepare.one import prepare_one
 from ummgat.prepare.settings import PrepareSettings
 from ummgat.prepare.store import (
     Status,
@@ -28,13 +26,8 @@ from ummgat.prepare.store import (
     remove_leftovers,
     status,
 )
-from ummgat.study import Study, load_study, write_study
+from ummgat.study import Study, load_study
 from ummgat.volume import Grid, read_grid
-
-if TYPE_CHECKING:
-    from ummgat.prepare.raw_study import ReadyStudy
-
-_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """Called as (studies finished, studies in all, what happened to the last one)."""
@@ -79,6 +72,7 @@ def prepare_cohort(
     dry_run: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    found: tuple[list[RawStudy], str] | None = None,
 ) -> PrepareReport:
     """Prepare every study below `source` into `out`.
 
@@ -99,6 +93,8 @@ def prepare_cohort(
     overwrite : bool
         Prepare everything again, and replace studies prepared with other settings.
     progress : callable, optional
+    found : (studies, layout), optional
+        What is to be prepared, if it was found otherwise than by `layouts.find_studies`, as from a sheet.
 
     Returns
     -------
@@ -118,7 +114,7 @@ def prepare_cohort(
         raise ValueError(
             f"Output and source overlap: {out}. Found {source} as source; expected separate folders. Choose another output."
         )
-    raws, layout = find_studies(source, settings.layout)
+    raws, layout = found or find_studies(source, settings.layout)
     report = PrepareReport(layout)
     planned = list(_plan(raws, layout, out, settings, overwrite, report))
     _check_others(out, planned, report)
@@ -234,6 +230,8 @@ def _check_others(out: Path, planned: Sequence[PlannedStudy], report: PrepareRep
 
 def _with_grid(plan: PlannedStudy, report: PrepareReport, raw: bool) -> PlannedStudy:
     """Check the headers of one study, which may differ in grid if it is `raw`; problems go to `report.failed`."""
+    if plan.raw.packed is not None:  # its headers were read when it was found
+        return plan
     files = {**plan.raw.images, **({"labels": plan.raw.labels} if plan.raw.labels is not None else {})}
     grids: dict[str, tuple[str | Path, Grid]] = {}
     problems = []
@@ -253,7 +251,7 @@ def _with_grid(plan: PlannedStudy, report: PrepareReport, raw: bool) -> PlannedS
 
 def _run(todo: Sequence[PlannedStudy], settings: PrepareSettings, jobs: int) -> Generator[tuple[str, str | None]]:
     """(subject, problem or None) of each study as it is finished."""
-    work = partial(_prepare_one, settings=settings)
+    work = partial(_work, settings=settings)
     if jobs == 1 or len(todo) < 2:
         yield from map(work, todo)
         return
@@ -276,49 +274,8 @@ def _run(todo: Sequence[PlannedStudy], settings: PrepareSettings, jobs: int) -> 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare_one(plan: PlannedStudy, settings: PrepareSettings) -> tuple[str, str | None]:
-    """Prepare and write one study; (subject, problem or None). Only a full disk is raised, since it stops every study."""
-    raw = plan.raw
-    try:
-        ready = _ready(raw, settings)
-        record, volumes, labels = prepare_images(
-            raw.images if ready is None else ready.images,
-            raw.labels if ready is None else ready.labels,
-            subject=raw.subject,
-            center=plan.center,
-            spacing_mm=settings.spacing_mm,
-            label_table=raw.label_table if ready is None else OWN_LABELS,
-            labels_regions=raw.labels_regions if ready is None else ready.regions,
-            percentiles=settings.percentiles,
-            crop_mm=settings.crop_mm,
-            findings=(*raw.findings, *(() if ready is None else ready.findings)),
-        )
-        if ready is not None:
-            record.alignment = ready.alignment
-            for sequence, image in record.images.items():
-                image.source_file = raw.images[sequence].name
-        record.fingerprint = plan.fingerprint
-        with explained_full_disk(plan.folder), replaced_folder(plan.folder) as folder:
-            write_study(folder, record, dict(volumes), labels)
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        return raw.subject, str(error)
-    except (ValueError, ImportError, MemoryError) as error:
-        return raw.subject, str(error) or "Out of memory. Use fewer --jobs or a larger spacing."
-    except Exception as error:  # noqa: BLE001 - a study that trips over a bug of ours must not stop the others
-        _log.exception("subject %s", raw.subject)
-        return raw.subject, f"Unexpected {type(error).__name__}: {error}. This is a bug of UMMGAT: please report it."
-    return raw.subject, None
-
-
-def _ready(raw: RawStudy, settings: PrepareSettings) -> "ReadyStudy | None":
-    """The study registered and stripped, if it comes raw."""
-    if not settings.raw:
-        return None
-    from ummgat.prepare.raw_study import ready_study  # loads SimpleITK
-
-    return ready_study(raw, settings)
+def _work(plan: PlannedStudy, settings: PrepareSettings) -> tuple[str, str | None]:
+    return plan.raw.subject, prepare_one(plan.raw, plan.center, plan.folder, plan.fingerprint, settings)
 
 
 def _write_cohort_json(out: Path, settings: PrepareSettings, report: PrepareReport, studies: Sequence[Study]) -> None:

@@ -76,6 +76,22 @@ class RawStudy:
     """Names of NIfTI files that are not used."""
     problems: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    brain_mask: Path | None = None
+    """On the grid of one of the images; None looks for the brain."""
+    packed: "Packed | None" = None
+    """The images are in another form, as DICOM is: `images` then names files that are still to be made."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Images that become NIfTI only when their study is prepared."""
+
+    unpack: Callable[[Path], RawStudy]
+    """Writes them into a folder and returns the study that names them. Picklable, for worker processes."""
+    stamp: tuple[tuple[str | int, ...], ...]
+    """What tells whether they have changed: names, sizes and times of their files, for a fingerprint."""
+    origins: dict[str, str]
+    """Sequence → what it was made from, without anything of the patient."""
 
 
 def find_brats2018(source: Path) -> list[RawStudy]:

@@ -43,7 +43,7 @@ class Aligned:
     """Brain on the common grid."""
     grid: Grid
     original: dict[str, Grid]
-    """Grid of each file, so that results can go back."""
+    """Grid of each file, in the file's own order of voxels, so that results can go back."""
     transforms: dict[str, Matrix]
     """Sequence → (4, 4) from the file's world to the common one, mm, RAS+; its inverse leads back."""
     reference: str
@@ -82,11 +82,11 @@ def align_subject(
         The brain must be found and deepbet is not installed.
     """
     how = RawSettings() if settings is None else settings
-    images = _read(files, subject, how)
+    images, original = _read(files, subject, how)
     brain_mask = None if mask is None else read_volume(mask)
     ready = None if mask is not None else already_prepared(images)
     if ready is not None:
-        return _as_they_are(images, ready, how.reference)
+        return _as_they_are(images, original, ready, how.reference)
     try:
         brain = find_brain(images, subject, files, brain_mask, mask)
     except ValueError as error:
@@ -109,7 +109,7 @@ def align_subject(
         },
         inside,
         common,
-        {name: grid for name, (_, grid) in images.items()},
+        original,
         transforms,
         reference,
         found,
@@ -170,8 +170,10 @@ def carry_mask(brain: Brain, matrix: Matrix, grid: Grid) -> NDArray[np.bool_]:
     return np.asarray(resample(brain.mask.astype(np.float32), moved(brain.grid, matrix), grid) >= 0.5)
 
 
-def _read(files: Mapping[str, Path], subject: str, how: RawSettings) -> dict[str, Image]:
+def _read(files: Mapping[str, Path], subject: str, how: RawSettings) -> tuple[dict[str, Image], dict[str, Grid]]:
+    """Images in RAS+ order, and the grids of their files."""
     images: dict[str, Image] = {}
+    original: dict[str, Grid] = {}
     problems = []
     if not files or (how.reference is not None and how.reference not in files):
         wanted = how.reference or "at least one sequence"
@@ -181,7 +183,8 @@ def _read(files: Mapping[str, Path], subject: str, how: RawSettings) -> dict[str
         )
     for name, path in files.items():
         try:
-            data, grid = reorient(*read_volume(path))
+            data, original[name] = read_volume(path)
+            data, grid = reorient(data, original[name])
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
@@ -195,17 +198,17 @@ def _read(files: Mapping[str, Path], subject: str, how: RawSettings) -> dict[str
         images[name] = (data, grid)
     if problems:
         raise StudyError(subject, problems)
-    return images
+    return images, original
 
 
-def _as_they_are(images: Mapping[str, Image], reason: str, reference: str | None) -> Aligned:
+def _as_they_are(images: Mapping[str, Image], original: dict[str, Grid], reason: str, reference: str | None) -> Aligned:
     grid = next(iter(images.values()))[1]
     brain = np.logical_or.reduce([np.asarray(data != 0) for data, _ in images.values()])
     return Aligned(
         dict(images),
         brain,
         grid,
-        dict.fromkeys(images, grid),
+        original,
         {name: np.eye(4) for name in images},
         reference or choose_reference(images),
         stripped_by="already stripped",

@@ -26,6 +26,8 @@ class ReadyStudy:
     """Numbered as `LABELS`."""
     regions: Regions
     alignment: AlignmentRecord
+    mask: tuple[NDArray[np.bool_], Grid]
+    """The brain."""
     findings: list[str]
 
 
@@ -37,7 +39,7 @@ def ready_study(raw: RawStudy, settings: PrepareSettings) -> ReadyStudy:
     StudyError, ValueError, ImportError
         See `pipeline.align_subject`; an annotation that is on the grid of no image.
     """
-    mask = _mask_file(raw, settings.brain_mask)
+    mask = raw.brain_mask or _mask_file(raw, settings.brain_mask)
     aligned = align_subject(raw.images, raw.subject, settings.raw_settings(), mask)
     labels, regions = None, raw.labels_regions
     if raw.labels is not None:
@@ -50,7 +52,9 @@ def ready_study(raw: RawStudy, settings: PrepareSettings) -> ReadyStudy:
     findings = list(aligned.findings)
     if aligned.untouched is not None:
         findings.append(f"Left as it is: {aligned.untouched}.")
-    return ReadyStudy(aligned.images, labels, regions, _record(aligned, settings), findings)
+    return ReadyStudy(
+        aligned.images, labels, regions, _record(aligned, settings), (aligned.mask, aligned.grid), findings
+    )
 
 
 def _mask_file(raw: RawStudy, name: str | None) -> Path | None:
@@ -68,7 +72,7 @@ def _mask_file(raw: RawStudy, name: str | None) -> Path | None:
 def _drawn_on(grid: Grid, raw: RawStudy, aligned: Aligned) -> str:
     """The sequence on whose grid an annotation lies."""
     for name, own in aligned.original.items():
-        if grid.matches(own):
+        if grid.matches(reorient(np.broadcast_to(np.False_, own.shape), own)[1]):
             return name
     raise ValueError(
         f"Annotation fits no image: {raw.labels}. Found a grid of {grid.shape} voxels; expected that of one of "

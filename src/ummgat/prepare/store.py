@@ -27,7 +27,12 @@ def fingerprint(raw: RawStudy, layout: str, settings: PrepareSettings) -> str:
         template = None if told is None else (told.st_size, told.st_mtime_ns)
         how += ["raw", template, settings.reference, settings.brain_mask, settings.n4]
     files = {**raw.images, **({"labels": raw.labels} if raw.labels is not None else {})}
-    inputs = [layout, [[name, p.name, p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()]]
+    stamps: list[object] = (
+        [[name, p.name, p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()]
+        if raw.packed is None
+        else list(raw.packed.stamp)
+    )
+    inputs = [layout, stamps]
     return "-".join(hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for part in (how, inputs))
 
 
@@ -61,7 +66,7 @@ def status(folder: Path, mark: str, center: str, overwrite: bool) -> Status:
             f"Subject was prepared with other settings: {folder}. Found fingerprint {record.fingerprint or 'none'}; "
             f"expected {mark.partition('-')[0]}-…. Choose another output folder, or pass --overwrite."
         )
-    written = {image.file for image in record.images.values()} | {record.labels_file}
+    written = {image.file for image in record.images.values()} | {record.labels_file, record.brain_mask_file}
     if record.fingerprint == mark and all((folder / name).is_file() for name in written if name is not None):
         return "up to date"
     extra = sorted(path.name for path in folder.iterdir() if path.name not in written | {"study.json"})

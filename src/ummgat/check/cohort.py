@@ -1,0 +1,114 @@
+"""Check a prepared cohort: measure what is new, judge every study in the light of all, write it down."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ummgat.check.checker import Checker
+from ummgat.check.judge import judge_cohort
+from ummgat.check.measure import digest, measure
+from ummgat.check.page import write_page
+from ummgat.files import FULL, write_json
+from ummgat.study import ChecksRecord, FindingRecord, Study, load_cohort, load_study
+
+PAGE = "checks.html"
+
+Progress = Callable[[int, int, str], None]
+"""(studies finished, studies in all, subject)."""
+
+
+@dataclass
+class CheckReport:
+    """What `check_cohort` found."""
+
+    findings: dict[str, list[FindingRecord]] = field(default_factory=dict)
+    """Subject → findings, also empty ones."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Subject → why it could not be checked."""
+    measured: int = 0
+    """Studies measured now; the rest had been before."""
+    page: Path | None = None
+
+
+def check_cohort(
+    cohort: Path, checker: Checker, *, again: bool = False, progress: Progress | None = None
+) -> CheckReport:
+    """Check every study of a cohort; numbers and findings go into its `study.json`, thumbnails into `checks.html`.
+
+    A finding changes nothing else: no study is left out because of it. Studies measured before with the same checks and the
+    same voxels are not measured again, but judged again, since the cohort may have grown.
+
+    Parameters
+    ----------
+    cohort : Path
+        Prepared cohort.
+    checker : Checker
+    again : bool
+        Measure everything anew.
+    progress : callable, optional
+
+    Returns
+    -------
+    CheckReport
+
+    Raises
+    ------
+    ValueError
+        There is no prepared study.
+    OSError
+        The disk is full.
+    """
+    report = CheckReport()
+    studies = _readable(Path(cohort), report)
+    measured: dict[str, dict[str, Any]] = {}
+    for i, study in enumerate(studies):
+        try:
+            known = None if again else _known(study, checker)
+            measured[study.subject] = measure(study, checker) if known is None else known
+            report.measured += known is None
+        except (ValueError, OSError) as error:
+            report.failed[study.subject] = str(error)
+        if progress is not None:
+            progress(i + 1, len(studies), study.subject)
+    report.findings = judge_cohort(measured, checker.reference)
+    for study in studies:
+        if study.subject in measured:
+            record = ChecksRecord(
+                checker=checker.hash,
+                measured=measured[study.subject],
+                findings=report.findings[study.subject],
+            )
+            try:
+                if study.record.checks != record:
+                    study.record.checks = record
+                    write_json(study.folder / "study.json", study.record.model_dump(mode="json"))
+            except OSError as error:
+                if error.errno in FULL:
+                    raise
+                report.failed[study.subject] = str(error)
+    report.page = write_page(Path(cohort) / PAGE, studies, report.findings, report.failed, checker.reference)
+    return report
+
+
+def _readable(cohort: Path, report: CheckReport) -> list[Study]:
+    """Every study whose record can be read; the others go to `report.failed`."""
+    studies = []
+    for path in sorted(cohort.glob("[!.]*/study.json")):
+        try:
+            studies.append(load_study(path.parent))
+        except (ValueError, OSError) as error:
+            report.failed[path.parent.name] = str(error)
+    return studies or load_cohort(cohort)  # which says that there is none
+
+
+def _known(study: Study, checker: Checker) -> dict[str, Any] | None:
+    """What was measured before, if nothing has changed since."""
+    checks = study.record.checks
+    if checks is None or checks.checker != checker.hash or not checker.hash:
+        return None
+    digests = {name: image["digest"] for name, image in checks.measured["images"].items()}
+    now = {name: digest(np.array(study.volume(name))) for name in study.acquired}
+    return checks.measured if digests == now else None

@@ -1,0 +1,215 @@
+"""From numbers to findings: what is said of a study, and with which limit."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ummgat.check.network import CLASSES
+from ummgat.check.reference import Reference, Typical, deviations, usual_pairs
+from ummgat.study import FindingRecord
+
+Measured = Mapping[str, Any]
+"""See `measure.measure`."""
+
+ENOUGH = 10
+"""Studies with a pair of sequences, from which on a cohort is its own measure of that pair."""
+
+_ALONE = float(-np.log(9))
+"""Margin below which an image is doubted although its study has a better one for the name it looks like: nine to one."""
+
+_TINY = 1e-6
+
+
+def margins(probabilities: Mapping[str, float], stated: str) -> dict[str, float]:
+    """Log-probability of the stated sequence less that of each other."""
+    own = np.log(max(probabilities[stated], _TINY))
+    return {name: float(own - np.log(max(p, _TINY))) for name, p in probabilities.items() if name != stated}
+
+
+def doubted_names(measured: Measured, reference: Reference) -> list[FindingRecord]:
+    """Sequences that do not look like what they are called, alone or as a pair that seems swapped."""
+    seen = {name: image["probabilities"] for name, image in measured["images"].items() if name in CLASSES}
+    found = []
+    for name, probabilities in seen.items():
+        against = margins(probabilities, name)
+        other = min(against, key=lambda k: against[k])
+        # Which of two images is the t1 and which the t1ce is answered better by both together than by each alone.
+        together = other in seen and against[other] + margins(seen[other], other)[name] >= reference.swap
+        limit = min(reference.margin, _ALONE) if together else reference.margin
+        if against[other] < limit:
+            text = (
+                f"{name} looks like {other} (probability {probabilities[other]:.2f}; of {name} {probabilities[name]:.2f}): it may "
+                "be mislabelled. Look at it."
+            )
+            found.append(_finding("sequence", [name], text, against[other], limit))
+    told = {name for finding in found for name in finding.images}
+    for a, b in combinations(seen, 2):
+        swapped = margins(seen[a], a)[b] + margins(seen[b], b)[a]
+        if swapped < reference.swap and not {a, b} <= told:
+            text = f"{a} and {b} look as if their names were swapped. Look at both."
+            found.append(_finding("sequence", [a, b], text, swapped, reference.swap))
+    return found
+
+
+def copies(measured: Measured, reference: Reference) -> list[FindingRecord]:
+    """Two sequences that are one image."""
+    found = []
+    for pair, numbers in measured["pairs"].items():
+        if numbers["correlation"] >= reference.copy_correlation:
+            a, b = pair.split("+")
+            text = (
+                f"{a} and {b} are one image (correlation of ranks {numbers['correlation']:.3f}): one of them is a copy or "
+                "mislabelled. Remove it."
+            )
+            found.append(_finding("copy", [a, b], text, numbers["correlation"], reference.copy_correlation))
+    return found
+
+
+def doubted_registrations(
+    measured: Measured, usual: Mapping[str, Mapping[str, Typical]], reference: Reference
+) -> list[FindingRecord]:
+    """Sequences that do not lie on the others better than 8 mm beside them, or have next to nothing in common with them."""
+    less = deviations(measured["pairs"], usual, "information")
+    peaks = deviations(measured["pairs"], usual, "peak")
+    found = []
+    for name, value in less.items():
+        others = [q for pair in measured["pairs"] if name in pair.split("+") for q in pair.split("+") if q != name]
+        if peaks[name] < reference.peak:
+            text = (
+                f"{name} has hardly more mutual information with {', '.join(others)} where it lies than 8 mm beside it "
+                f"({peaks[name]:.1f} spreads from what is usual): its registration may have failed. Look at it."
+            )
+            found.append(_finding("registration", [name], text, peaks[name], reference.peak))
+        elif value < reference.information:
+            text = (
+                f"{name} has far less mutual information with {', '.join(others)} than is usual ({value:.1f} spreads): its "
+                "registration may have failed, or it is very noisy. Look at it."
+            )
+            found.append(_finding("registration", [name], text, value, reference.information))
+    return found
+
+
+def odd_outlines(measured: Measured, reference: Reference) -> list[FindingRecord]:
+    """Brains too large, too small, in pieces, with holes, lopsided or cut off, and rims as bright as scalp."""
+    found = []
+    for name, (low, high) in reference.outline.items():
+        value = measured["outline"][name]
+        if low <= value <= high:
+            continue
+        cut = name.startswith("cut_")
+        if cut and value < low:
+            continue
+        limit = low if value < low else high
+        text = _OUTLINES["cut" if cut else name](value, limit, name.removeprefix("cut_"))
+        found.append(_finding("field of view" if cut else "strip", [], text, value, limit))
+    for name, image in measured["images"].items():
+        limit = reference.rim.get(name, np.inf)
+        if image["rim"] > limit:
+            text = (
+                f"The outermost 4 mm of {name} are {image['rim']:.2f} times as bright as its inside, usual is at most {limit:.2f}: "
+                "scalp or eyes may be left. Look at it."
+            )
+            found.append(_finding("strip", [name], text, image["rim"], limit))
+    return found
+
+
+_OUTLINES: dict[str, Callable[[float, float, str], str]] = {
+    "brain_ml": lambda v, limit, _: (
+        f"The brain measures {v:.0f} ml, {'less' if v < limit else 'more'} than {limit:.0f}: the strip took too "
+        f"{'much' if v < limit else 'little'}, voxel sizes are wrong, or it is no adult's. Look at it."
+    ),
+    "pieces": lambda v, _, __: (
+        f"{v:.1%} of the brain lies apart from the rest: the strip left something else. Look at it."
+    ),
+    "holes": lambda v, _, __: f"{v:.1%} of the brain's inside is empty: the strip cut holes. Look at it.",
+    "mirror": lambda v, limit, _: (
+        f"Left and right half of the brain differ (Dice {v:.3f}, usual is at least {limit:.3f}): the strip may have taken a part. "
+        "Look at it."
+    ),
+    "cut": lambda v, limit, face: (
+        f"The brain does not taper at its {face}: its end there has {v:.0%} of its largest cross-section, usual is at most "
+        f"{limit:.0%}. The scan may end too early. Look at it."
+    ),
+}
+
+
+def unlike_the_cohort(measured: Measured, reference: Reference) -> list[FindingRecord]:
+    """A study whose images lie far from those that the checks, and the bundled model, were taught on."""
+    value = unlikeness(measured)
+    if value is None or value <= reference.unlike:
+        return []
+    text = (
+        f"The study is unlike {reference.cohort} (distance {value:.2f}, usual is at most {reference.unlike:.2f}; "
+        f"{reference.rates.get('unlike', np.nan):.0%} of usual studies are called so too). Operated brains, children and other "
+        "diseases were not learnt: a model of that cohort may do worse here."
+    )
+    return [_finding("unlike", [], text, value, reference.unlike)]
+
+
+def unlikeness(measured: Measured) -> float | None:
+    """Mean distance of a study's sequences from the cohort; None if none can be judged."""
+    distances = [image["unlike"] for image in measured["images"].values() if "unlike" in image]
+    return float(np.mean(distances)) if distances else None
+
+
+def repeated(cohort: Mapping[str, Measured]) -> dict[str, list[FindingRecord]]:
+    """Subject → findings that an image of it is another subject's too."""
+    owners: dict[str, list[tuple[str, str]]] = {}
+    for subject, measured in cohort.items():
+        for name, image in measured["images"].items():
+            owners.setdefault(image["digest"], []).append((subject, name))
+    found: dict[str, list[FindingRecord]] = {}
+    for holders in owners.values():
+        for subject, name in holders:
+            others = sorted({f"{q} of {s}" for s, q in holders if s != subject})
+            if others:
+                text = (
+                    f"{name} is voxel for voxel {', '.join(others)}: one patient may be here twice, and be trained on and tested. "
+                    "Remove one."
+                )
+                found.setdefault(subject, []).append(_finding("copy", [name], text, 1.0, 1.0))
+    return found
+
+
+def judge_cohort(cohort: Mapping[str, Measured], reference: Reference) -> dict[str, list[FindingRecord]]:
+    """Findings of every study, those about registration by what is usual in this cohort where it is large enough.
+
+    Parameters
+    ----------
+    cohort : mapping of subject → measured
+    reference : Reference
+
+    Returns
+    -------
+    dict of subject → list of FindingRecord
+        Empty lists for studies of which nothing is said.
+    """
+    usual = dict(reference.pairs) | {
+        pair: numbers
+        for pair, numbers in usual_pairs(list(cohort.values())).items()
+        if _holders(cohort, pair) >= ENOUGH
+    }
+    twice = repeated(cohort)
+    return {
+        subject: [
+            *copies(measured, reference),
+            *doubted_names(measured, reference),
+            *doubted_registrations(measured, usual, reference),
+            *odd_outlines(measured, reference),
+            *unlike_the_cohort(measured, reference),
+            *twice.get(subject, []),
+        ]
+        for subject, measured in cohort.items()
+    }
+
+
+def _holders(cohort: Mapping[str, Measured], pair: str) -> int:
+    return sum(pair in measured["pairs"] for measured in cohort.values())
+
+
+def _finding(check: str, images: Sequence[str], text: str, value: float, limit: float) -> FindingRecord:
+    return FindingRecord(
+        check=check, images=list(images), text=text, value=float(f"{value:.6g}"), limit=float(f"{limit:.6g}")
+    )

@@ -1,0 +1,79 @@
+"""What two sequences of one study tell about each other: copies, and whether they lie on one another."""
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ummgat.volume import Grid
+
+_BINS = 32
+_COARSE_MM = 2.0
+_FAR_MM = 8.0
+_FEW = 500
+
+
+def compare(a: NDArray[np.uint8], b: NDArray[np.uint8], grid: Grid) -> dict[str, float]:
+    """Numbers of a pair of prepared sequences on one grid.
+
+    Parameters
+    ----------
+    a, b : uint8 ndarray (plane, row, column)
+        Background 0.
+    grid : Grid
+        Of both, NIfTI order.
+
+    Returns
+    -------
+    dict
+        `dice` of the two brains; `correlation` of ranks where both show brain, so that no rescaling hides a copy; `information`,
+        mutual information there in nats, of 32 equally filled bins; `peak`, the
+        information over its mean at shifts of 8 mm along each axis: noise and blur lower both, a wrong place only the first.
+        All but `dice` are 0 where less than 500 voxels overlap.
+    """
+    every = tuple(slice(None, None, max(1, int(_COARSE_MM / s))) for s in reversed(grid.spacing_mm))
+    a, b = a[every], b[every]
+    spacing = [s * max(1, int(_COARSE_MM / s)) for s in reversed(grid.spacing_mm)]
+    both = (a > 0) & (b > 0)
+    found = {"dice": 2 * float(both.sum()) / max(float((a > 0).sum() + (b > 0).sum()), 1.0)}
+    if both.sum() < _FEW:
+        return found | {"correlation": 0.0, "information": 0.0, "peak": 0.0}
+    ranked_a, ranked_b = _ranked(a), _ranked(b)
+    correlation = float(np.corrcoef(ranked_a[both], ranked_b[both])[0, 1])
+    bins_a, bins_b = _binned(ranked_a), _binned(ranked_b)
+    here = _information(bins_a, bins_b)
+    far = [
+        _information(bins_a, np.roll(bins_b, sign * max(1, round(_FAR_MM / spacing[axis])), axis))
+        for axis, sign in product(range(3), (-1, 1))
+    ]
+    return found | {
+        "correlation": correlation,
+        "information": here,
+        "peak": here / max(float(np.mean(far)), 1e-9),
+    }
+
+
+def _ranked(volume: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Intensity → its mean rank in the brain, 0 to 1; 0 outside."""
+    counts = np.bincount(volume.ravel(), minlength=256).astype(float)
+    counts[0] = 0
+    table = (np.cumsum(counts) - counts / 2) / counts.sum()
+    table[0] = 0
+    return np.asarray(table[volume])
+
+
+def _binned(ranked: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Bins 1 to 32 in the brain, 0 outside."""
+    return np.where(ranked > 0, 1 + np.minimum((ranked * _BINS).astype(np.int64), _BINS - 1), 0)
+
+
+def _information(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """Mutual information where both are brain, nats."""
+    table = np.bincount((a * (_BINS + 1) + b).ravel(), minlength=(_BINS + 1) ** 2).reshape(_BINS + 1, -1)[1:, 1:]
+    total = table.sum()
+    if total < _FEW:
+        return 0.0
+    joint = table / total
+    alone = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    filled = joint > 0
+    return float((joint[filled] * np.log(joint[filled] / alone[filled])).sum())

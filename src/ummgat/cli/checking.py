@@ -1,0 +1,103 @@
+"""Commands of quality control, and what `prepare` says of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ummgat.cli.terminal import MANY, Overwrite, command, fail, print_table, progress, report_failures, say
+
+if TYPE_CHECKING:
+    from ummgat.study import FindingRecord
+
+Checks = Annotated[
+    Path | None, typer.Option(help="Learnt checks from `ummgat train-checks`. Default: the bundled ones.")
+]
+
+
+@command
+def check(
+    cohort: Annotated[Path, typer.Argument(help="Prepared cohort.")],
+    checks: Checks = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure also what was measured before.")] = False,
+) -> None:
+    """Look for mislabelled, copied, misregistered, badly stripped, cut-off and unusual studies. Warns, changes no image."""
+    failed = run_checks(cohort, checks, again)
+    report_failures(failed)
+
+
+@command
+def train_checks(
+    cohort: Annotated[
+        Path, typer.Argument(help="Prepared cohort with t1, t1ce, t2 and flair, in which nothing is wrong.")
+    ],
+    out: Annotated[Path, typer.Argument(help="New file, e.g. checks.safetensors.")],
+    draw: Annotated[
+        Path | None, typer.Option(help="Draw of which only training subjects are used. Default: all.")
+    ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Further cohort for the looks of sequences only, such as phantoms.")
+    ] = None,
+    called: Annotated[str, typer.Option(help="How findings name this cohort.")] = "the cohort of the checks",
+    iterations: Annotated[int, typer.Option(min=2, help="Steps of each of the five trainings.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Teach the learnt checks on a cohort of one's own; limits come from subjects held out in turn. Half an hour on one core."""
+    from ummgat.check.checker import save_checker
+    from ummgat.check.learning import teach
+    from ummgat.check.training import TrainingSettings
+    from ummgat.draw import load_draw
+    from ummgat.files import require_new
+    from ummgat.study import load_cohort
+
+    require_new(out, overwrite)
+    studies = load_cohort(cohort)
+    if draw is not None:
+        wanted = load_draw(draw).train
+        studies = [study for study in studies if study.subject in wanted]
+    further = [study for folder in also or [] for study in load_cohort(folder)]
+    settings = TrainingSettings(iterations=iterations, seed=seed)
+    try:
+        with progress("Teaching") as show:
+            checker, held = teach(
+                studies,
+                further,
+                called,
+                settings,
+                lambda which, done, loss: show(done, iterations, f"{which}: loss {loss:.3f}"),
+            )
+    except KeyboardInterrupt:
+        fail("Stopped by the user. Nothing was written.", 130)
+    save_checker(out, checker)
+    reference = checker.reference
+    print_table([{"what": name, "share of held-out": f"{rate:.1%}"} for name, rate in reference.rates.items()])
+    say(f"Checks taught on {len(studies)} subjects, {len(held.stated)} held-out images: {out}.")
+
+
+def run_checks(cohort: Path, checks: Path | None, again: bool = False) -> dict[str, str]:
+    """Check a cohort, print its findings, and return the studies that could not be checked."""
+    from ummgat.check.checker import load_checker
+    from ummgat.check.cohort import check_cohort
+    from ummgat.doctor import BUNDLED_CHECKS, bundled_file
+
+    path = checks or bundled_file(BUNDLED_CHECKS)
+    if path is None:
+        raise FileNotFoundError(
+            f"No checks are given: --checks. Found no bundled {BUNDLED_CHECKS}; expected one. Give a file of `ummgat train-checks`."
+        )
+    checker = load_checker(path)
+    with progress("Checking") as show:
+        report = check_cohort(cohort, checker, again=again, progress=show)
+    _print_findings(report.findings)
+    found = sum(bool(findings) for findings in report.findings.values())
+    say(f"{len(report.findings)} studies checked, {found} with findings: {report.page}.")
+    return report.failed
+
+
+def _print_findings(findings: "Mapping[str, Sequence[FindingRecord]]") -> None:
+    lines = [f"  {subject}: {finding.text}" for subject, found in findings.items() for finding in found]
+    if lines:
+        more = f"\n  … and {len(lines) - MANY} more" if len(lines) > MANY else ""
+        say("Findings:\n" + "\n".join(lines[:MANY]) + more)

@@ -1,0 +1,116 @@
+"""Prepare one study of a cohort from its files to its folder; a problem of it is a message, never an end of the cohort."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ummgat.files import FULL, explained_full_disk, replaced_folder
+from ummgat.prepare.images import prepare_images
+from ummgat.prepare.labels import OWN_LABELS
+from ummgat.prepare.layouts import RawStudy
+from ummgat.prepare.settings import PrepareSettings
+from ummgat.study import StudyRecord, write_study
+from ummgat.volume import resample, write_volume
+
+if TYPE_CHECKING:
+    from ummgat.prepare.raw_study import ReadyStudy
+
+BRAIN_MASK = "brain_mask.nii"
+
+_log = logging.getLogger(__name__)
+
+
+def prepare_one(raw: RawStudy, center: str, folder: Path, fingerprint: str, settings: PrepareSettings) -> str | None:
+    """Prepare and write one study.
+
+    Parameters
+    ----------
+    raw : RawStudy
+    center : str
+    folder : Path
+        Of the prepared study; replaced as a whole.
+    fingerprint : str
+        Goes into the record, see `store.fingerprint`.
+    settings : PrepareSettings
+
+    Returns
+    -------
+    str or None
+        The problem, if there was one; nothing is written then.
+
+    Raises
+    ------
+    OSError
+        Only if the disk is full, since that stops every study.
+    """
+    try:
+        with _unpacked(raw) as study:
+            _prepare(study, center, folder, fingerprint, settings)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return str(error)
+    except (ValueError, ImportError, MemoryError) as error:
+        return str(error) or "Out of memory. Use fewer --jobs or a larger spacing."
+    except Exception as error:  # noqa: BLE001 - a study that trips over a bug of ours must not stop the others
+        _log.exception("subject %s", raw.subject)
+        return f"Unexpected {type(error).__name__}: {error}. This is a bug of UMMGAT: please report it."
+    return None
+
+
+@contextmanager
+def _unpacked(raw: RawStudy) -> Iterator[RawStudy]:
+    """The study as NIfTI files, in a folder that is gone afterwards if they had to be made."""
+    if raw.packed is None:
+        yield raw
+        return
+    with tempfile.TemporaryDirectory(prefix="ummgat-") as name:
+        yield replace(raw.packed.unpack(Path(name)), findings=raw.findings, packed=raw.packed)
+
+
+def _prepare(raw: RawStudy, center: str, folder: Path, fingerprint: str, settings: PrepareSettings) -> None:
+    ready = _ready(raw, settings)
+    record, volumes, labels = prepare_images(
+        raw.images if ready is None else ready.images,
+        raw.labels if ready is None else ready.labels,
+        subject=raw.subject,
+        center=center,
+        spacing_mm=settings.spacing_mm,
+        label_table=raw.label_table if ready is None else OWN_LABELS,
+        labels_regions=raw.labels_regions if ready is None else ready.regions,
+        percentiles=settings.percentiles,
+        crop_mm=settings.crop_mm,
+        findings=(*raw.findings, *(() if ready is None else ready.findings)),
+    )
+    origins = raw.packed.origins if raw.packed is not None else {q: path.name for q, path in raw.images.items()}
+    for sequence, image in record.images.items():
+        image.source_file = origins[sequence]
+    record.fingerprint = fingerprint
+    with explained_full_disk(folder), replaced_folder(folder) as temporary:
+        if ready is not None:
+            record.alignment = ready.alignment
+            _write_mask(temporary, ready, record)
+        write_study(temporary, record, dict(volumes), labels)
+
+
+def _ready(raw: RawStudy, settings: PrepareSettings) -> "ReadyStudy | None":
+    """The study registered and stripped, if it comes raw."""
+    if not settings.raw:
+        return None
+    from ummgat.prepare.raw_study import ready_study  # loads SimpleITK
+
+    return ready_study(raw, settings)
+
+
+def _write_mask(folder: Path, ready: "ReadyStudy", record: StudyRecord) -> None:
+    """Keep the brain mask, on the study's grid."""
+    mask, grid = ready.mask
+    target = record.grid.grid()
+    record.brain_mask_file = BRAIN_MASK
+    write_volume(folder / BRAIN_MASK, (resample(mask.astype(np.float32), grid, target) >= 0.5).astype(np.uint8), target)
