@@ -23,7 +23,7 @@ from ummgat.prepare.rigid import displacement_mm, moved, require_rigid, voxels_t
 from ummgat.prepare.settings import PrepareSettings
 from ummgat.prepare.skullstrip import is_stripped
 from ummgat.study import load_study
-from ummgat.volume import Grid, resample, write_volume
+from ummgat.volume import Grid, read_volume, resample, write_volume
 
 SCANNER = make_scanner("A", 0)
 THICK = Acquisition("axial", 3.0, 4.0, 1.0)
@@ -177,6 +177,26 @@ def test_left_stays_left(aligned, head, scans):
         right, wrong = (np.corrcoef(aligned.images[name][0][inside], image)[0, 1] for image in both)
         assert right > 0.6
         assert wrong < right - 0.15
+
+
+def test_a_scan_that_ends_within_the_brain_is_told(study, scans, template, tmp_path):
+    data, grid = scans["t1ce"].data, scans["t1ce"].grid
+    mask, _ = read_volume(study / "brain_mask.nii.gz")
+    inside = np.argwhere(mask)
+    turned = nib.aff2axcodes(grid.matrix)
+    axis = next(a for a, code in enumerate(turned) if code in "IS")
+    middle = int(np.median(inside[:, axis]))
+    kept = tuple(slice(None, middle) if a == axis else slice(None) for a in range(3))
+    shape = data[kept].shape
+    write_volume(tmp_path / "t1ce.nii.gz", data[kept], Grid.of(shape, grid.matrix))
+    write_volume(tmp_path / "mask.nii.gz", mask[kept], Grid.of(shape, grid.matrix))
+    found = align_subject({"t1ce": tmp_path / "t1ce.nii.gz"}, "P1", RawSettings(template), tmp_path / "mask.nii.gz")
+    end = "bottom" if turned[axis] == "I" else "top"
+    assert any(f"ends within the brain at the {end}" in finding for finding in found.findings)
+
+
+def test_whole_scans_are_not_called_cut(aligned):
+    assert not any("ends within" in finding for finding in aligned.findings)
 
 
 def test_prepared_input_is_left_alone(head, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -217,6 +218,26 @@ def test_a_second_run_goes_on_and_a_changed_file_is_seen(hospital, done, templat
     assert [p.status for p in plan()] == ["changed"]
 
 
+def test_a_file_that_breaks_later_is_called_as_in_the_sheet(hospital, template, tmp_path):
+    """Its path may name the patient, and that of the converted file says nothing."""
+    disc = shutil.copytree(hospital.disc / "S2", tmp_path / "disc" / "S2").parent
+    folder = disc / "Müller-Lüdenscheidt"
+    folder.mkdir()
+    write_volume(folder / "flair.nii.gz", hospital.t1.data, hospital.t1.grid)
+    sheet, key = tmp_path / "sheet.csv", Key()
+    write_sheet(sheet, scan_folder(disc, key), key)
+    studies = studies_of_sheet(sheet, disc)[0]
+    (folder / "flair.nii.gz").write_bytes(b"broken since")
+    settings = PrepareSettings(raw=True, template=template, center="A", spacing_mm=SPACING)
+    report = prepare_cohort(disc, tmp_path / "cohort", settings, found=(studies, LAYOUT))
+    assert len(report.failed) == 2
+    said = " ".join(report.failed.values())
+    assert not any(secret in said.lower() for secret in SECRETS)
+    assert "file:" in said  # the one that broke
+    assert "dicom:" in said or "t2" in said  # a T2 alone cannot be stripped
+    assert str(tmp_path) not in said
+
+
 def test_an_open_sheet_is_remarked_and_an_empty_one_refused(hospital, tmp_path):
     sheet = tmp_path / "sheet.csv"
     key_path(sheet).write_bytes(key_path(hospital.sheet).read_bytes())
@@ -239,6 +260,15 @@ def test_an_open_sheet_is_remarked_and_an_empty_one_refused(hospital, tmp_path):
     assert "has no image" in study.problems[0]
     with pytest.raises(ValueError, match="nothing to prepare"):
         written(lambda row: row | {"sequence": "none"})
+    studies, _ = written(lambda row: row | ({"subject": "X", "sequence": ""} if row["sequence"] == "t2" else {}))
+    assert {study.subject: bool(study.problems) for study in studies} == {
+        hospital.name: False,
+        f"X_{rows[0]['session']}": True,
+    }
+    with pytest.raises(ValueError, match="two studies one name"):
+        written(lambda row: row | ({"subject": "s001_1", "session": ""} if row["sequence"] == "t2" else {}))
+    with pytest.raises(ValueError, match="Brain masks are named in the sheet"):
+        studies_of_sheet(hospital.sheet, hospital.disc, "mask.nii.gz")
     studies, _ = written(lambda row: row | ({"session": "2"} if row["sequence"] == "t2" else {"session": "1"}))
     assert [s.subject.rpartition("_")[2] for s in studies] == ["1", "2"]
     assert all("One of 2 exams" in s.findings[0] for s in studies)

@@ -159,7 +159,7 @@ def prepare(
     from ummgat.prepare.settings import PrepareSettings
     from ummgat.study import load_study
 
-    found, remarks = _of_sheet(sheet, source, layout)
+    found, remarks = _of_sheet(sheet, source, layout, brain_mask)
     settings = PrepareSettings(
         layout=layout,
         spacing_mm=spacing,
@@ -233,7 +233,9 @@ def draw(
     say(f"Draw {drawn.mode}, {parts}: {out}.")
 
 
-def _of_sheet(sheet: Path | None, folder: Path, layout: str) -> tuple[tuple[list["RawStudy"], str] | None, list[str]]:
+def _of_sheet(
+    sheet: Path | None, folder: Path, layout: str, brain_mask: str | None
+) -> tuple[tuple[list["RawStudy"], str] | None, list[str]]:
     """Studies of a sheet, for `prepare_cohort`, and remarks; (None, []) without a sheet."""
     if sheet is None:
         return None, []
@@ -244,7 +246,7 @@ def _of_sheet(sheet: Path | None, folder: Path, layout: str) -> tuple[tuple[list
         )
     from ummgat.intake.studies import LAYOUT, studies_of_sheet
 
-    studies, remarks = studies_of_sheet(sheet, folder)
+    studies, remarks = studies_of_sheet(sheet, folder, brain_mask)
     return (studies, LAYOUT), remarks
 
 

@@ -10,7 +10,7 @@ from ummgat.export.wording import shown
 from ummgat.intake.privacy import Key, key_path
 from ummgat.intake.scan import scan_folder
 from ummgat.intake.series import SourceSeries
-from ummgat.intake.sheet import read_sheet
+from ummgat.intake.sheet import read_sheet, study_name
 from ummgat.volume import Grid, in_order_of
 
 
@@ -33,7 +33,7 @@ class Sources:
     """Secret of the sheet's key, for replacing UIDs alike every time."""
 
     def of(self, subject: str) -> list[Candidate]:
-        """Series of a subject: of `subject`, or of `subject_session` where that is the study's name.
+        """Series of the study called `subject`, see `intake.sheet.study_name`; else, of all exams of the subject.
 
         Raises
         ------
@@ -42,7 +42,7 @@ class Sources:
         """
         if self.one_patient:
             return self.candidates
-        exam = [c for c in self.candidates if c.series.session and f"{c.series.subject}_{c.series.session}" == subject]
+        exam = [c for c in self.candidates if study_name(c.series.subject, c.series.session) == subject]
         found = exam or [c for c in self.candidates if c.series.subject == subject]
         if not found:
             raise ValueError(

@@ -72,7 +72,7 @@ def read_itk_grid(path: Path) -> Grid:
         Unreadable, not 3-D, not grey, zero spacing, or more data claimed than the file can hold.
     """
     reader = need("SimpleITK", "dicom").ImageFileReader()
-    data_file = _data_file(path)
+    voxels = data_file(path)
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -93,7 +93,7 @@ def read_itk_grid(path: Path) -> Grid:
             "Export it as grey values."
         )
     size = need("SimpleITK", "dicom").Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    claimed, on_disk = float(np.prod([float(n) for n in shape])) * size, data_file.stat().st_size
+    claimed, on_disk = float(np.prod([float(n) for n in shape])) * size, voxels.stat().st_size
     if claimed > on_disk * _DEFLATE_LIMIT or (claimed > on_disk and not _compressed(path)):
         raise ValueError(
             f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file of "
@@ -148,7 +148,7 @@ def _compressed(path: Path) -> bool:
     )
 
 
-def _data_file(path: Path) -> Path:
+def data_file(path: Path) -> Path:
     """Where the voxels are: the file itself, or the one a detached header names, which must lie beside it."""
     pattern = _DETACHED.get(path.suffix.lower())
     if pattern is None:

@@ -36,10 +36,15 @@ class Sheet:
     """What the user decided."""
 
     entries: list[SheetEntry]
-    undecided: list[str]
-    """Series whose `sequence` is empty: nobody has said what they are."""
+    asked: dict[tuple[str, str], list[str]]
+    """(subject, session) → series whose `sequence` is empty: nobody has said what they are."""
     not_used: list[str]
     """Series marked `none`."""
+
+    @property
+    def undecided(self) -> list[str]:
+        """All series of which nobody has said what they are."""
+        return [series for names in self.asked.values() for series in names]
 
     def studies(self) -> dict[tuple[str, str], dict[str, SheetEntry]]:
         """(subject, session) → role → entry, sequences in the order of `SEQUENCES`, then annotation and mask."""
@@ -47,6 +52,17 @@ class Sheet:
         for entry in sorted(self.entries, key=lambda e: (e.subject, e.session, ROLES.index(e.sequence))):
             found.setdefault((entry.subject, entry.session), {})[entry.sequence] = entry
         return found
+
+
+def study_name(subject: str, session: str) -> str:
+    """Name of the study of one exam, in `prepare`, `complete` and `export`.
+
+    Examples
+    --------
+    >>> study_name("S001", "2"), study_name("p7", "")
+    ('S001_2', 'p7')
+    """
+    return f"{subject}_{session}" if session else subject
 
 
 def write_sheet(path: Path, scan: Scan, key: Key, overwrite: bool = False) -> None:
@@ -83,14 +99,15 @@ def read_sheet(path: Path, folder: Path) -> Sheet:
     found = {row.series: row for row in scan_folder(folder, Key.read(key_path(path))).rows}
     problems: list[str] = []
     entries: list[SheetEntry] = []
-    undecided, not_used, seen = [], [], set()
+    asked: dict[tuple[str, str], list[str]] = {}
+    not_used, seen = [], set()
     for line, told in lines.items():
         role = told["sequence"].lower()
         if told["series"] in seen:
             problems.append(f"line {line}: {told['series']} is there twice; expected one line for each series")
         seen.add(told["series"])
         if role == "":
-            undecided.append(told["series"])
+            asked.setdefault((told["subject"], told["session"]), []).append(told["series"])
         elif role == NOT_USED:
             not_used.append(told["series"])
         elif role not in ROLES:
@@ -108,7 +125,7 @@ def read_sheet(path: Path, folder: Path) -> Sheet:
             f"Sheet cannot be used: {path}. Found {len(problems)} {'problem' if len(problems) == 1 else 'problems'}; "
             "expected none. Correct these lines:" + "".join(f"\n  - {problem}" for problem in problems)
         )
-    return Sheet(entries, undecided, not_used)
+    return Sheet(entries, asked, not_used)
 
 
 def _entry(line: int, told: Mapping[str, str], role: str, row: Row | None) -> SheetEntry:

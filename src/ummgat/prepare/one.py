@@ -71,7 +71,15 @@ def _unpacked(raw: RawStudy) -> Iterator[RawStudy]:
         yield raw
         return
     with tempfile.TemporaryDirectory(prefix="ummgat-") as name:
-        yield replace(raw.packed.unpack(Path(name)), findings=raw.findings, packed=raw.packed)
+        study = replace(raw.packed.unpack(Path(name)), findings=raw.findings, packed=raw.packed)
+        try:
+            yield study
+        except (ValueError, ImportError) as error:
+            # The files are gone when the message is read: it names what they were made from.
+            text = str(error)
+            for role, origin in raw.packed.origins.items():
+                text = text.replace(str(Path(name, f"{role}.nii.gz")), origin)
+            raise ValueError(text) from error
 
 
 def _prepare(raw: RawStudy, center: str, folder: Path, fingerprint: str, settings: PrepareSettings) -> None:

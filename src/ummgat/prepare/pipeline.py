@@ -30,6 +30,8 @@ from ummgat.volume import Grid, read_volume, resample, resample_inside
 
 _SKEW = 1e-2
 _LEAST_COVERED = 0.97
+_CUT = 0.05
+"""Part of the largest cross-section that the outermost plane of a whole brain does not show."""
 _TEMPLATE = "template"
 
 
@@ -247,5 +249,22 @@ def _findings(aligned: Aligned, brain: Brain) -> list[str]:
         share = float((data > 0)[aligned.mask].mean())
         if share < _LEAST_COVERED:
             found.append(f"{name} shows {share:.0%} of the brain only: its field of view ends before.")
+    found += _cut_off(brain)
     odd = odd_volume(brain.mask, brain.grid)
     return [*found, *([odd] if odd else [])]
+
+
+def _cut_off(brain: Brain) -> list[str]:
+    """Say where the image that gave the mask ends within the brain: there the mask is too small for the others too."""
+    found = []
+    names = (("left", "right"), ("back", "front"), ("bottom", "top"))  # of a grid in RAS+ order
+    for axis, ends in enumerate(names):
+        areas = brain.mask.sum(tuple(a for a in range(3) if a != axis))
+        for name, area in zip(ends, (areas[0], areas[-1]), strict=True):
+            share = float(area) / float(areas.max())
+            if share > _CUT:
+                found.append(
+                    f"{brain.owner} ends within the brain at the {name}: its last plane there shows {share:.0%} of the largest cross-section. "
+                    "The mask ends with it."
+                )
+    return found
