@@ -17,6 +17,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from ummgat.check.checker import load_checker
+from ummgat.check.measure import measure_volumes
+from ummgat.doctor import BUNDLED_CHECKS, bundled_file
 from ummgat.phantom import brats_frame, make_scanner
 from ummgat.phantom.raw import make_head, scan_raw
 from ummgat.phantom.subject import make_body
@@ -84,7 +87,11 @@ def main() -> None:
         "resample, strip",
         lambda: {n: to_grid(image, there.matrix @ found[n].matrix, common, inside) for n, image in images.items()},
     )
-    timed("scale to uint8", lambda: prepare_images(ready, subject="study", center="A"))
+    record, volumes, _ = timed("scale to uint8", lambda: prepare_images(ready, subject="study", center="A"))
+    path = bundled_file(BUNDLED_CHECKS)
+    assert path is not None
+    checker = load_checker(path)
+    timed("checks", lambda: measure_volumes(volumes, record.grid.grid(), checker))
     headline = {
         "sequences": len(names),
         "seconds_per_study": round(sum(float(str(row["seconds"])) for row in rows), 1),

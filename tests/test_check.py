@@ -23,12 +23,16 @@ from ummgat.check.shape import outline, rim
 from ummgat.check.slices import SIDE, standard_slices
 from ummgat.check.training import TrainingSettings, train_network
 from ummgat.cli import app
+from ummgat.completion import complete
 from ummgat.doctor import BUNDLED_CHECKS, bundled_file
+from ummgat.files import write_json
+from ummgat.generate import Request
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
 from ummgat.study import Study, load_cohort, load_study
 from ummgat.volume import Grid
+from ummgat.weights import load_model
 
 GRID = Grid.of((60, 70, 60), np.diag([3.0, 3.0, 3.0, 1.0]))
 
@@ -52,7 +56,7 @@ def phantoms(tmp_path_factory):
 
 
 @pytest.fixture
-def cohort(phantoms, tmp_path):
+def to_break(phantoms, tmp_path):
     """A copy to break."""
     return shutil.copytree(phantoms, tmp_path / "cohort")
 
@@ -303,11 +307,11 @@ def test_a_checker_comes_back_as_it_was_saved(tmp_path, checker):
         load_checker(bundled_file("small.safetensors"))
 
 
-def test_check_writes_numbers_findings_and_a_page_and_measures_once(cohort, checker):
-    study = load_cohort(cohort)[0]
+def test_check_writes_numbers_findings_and_a_page_and_measures_once(to_break, checker):
+    study = load_cohort(to_break)[0]
     flair = study.folder / "flair.nii"
     shutil.copyfile(study.folder / "t1.nii", flair)
-    report = check_cohort(cohort, checker)
+    report = check_cohort(to_break, checker)
     assert report.measured == 3
     assert report.failed == {}
     record = load_study(study.folder).record.checks
@@ -317,45 +321,59 @@ def test_check_writes_numbers_findings_and_a_page_and_measures_once(cohort, chec
     assert any(f.check == "sequence" and f.images == ["flair"] for f in record.findings)
     page = report.page.read_text(encoding="utf-8")
     assert page.count("<section") == 3
-    assert page.index(study.subject) < page.index(load_cohort(cohort)[2].subject)  # findings first
+    assert page.index(study.subject) < page.index(load_cohort(to_break)[2].subject)  # findings first
     assert not re.search(r"(src|href)=[\"']?http", page)
-    again = check_cohort(cohort, checker)
+    again = check_cohort(to_break, checker)
     assert again.measured == 0
     assert again.findings == report.findings
     shutil.copyfile(study.folder / "t2.nii", flair)
-    assert check_cohort(cohort, checker).measured == 1
+    assert check_cohort(to_break, checker).measured == 1
 
 
-def test_a_study_that_cannot_be_read_is_reported_and_the_rest_is_checked(cohort, checker):
-    studies = load_cohort(cohort)
+def test_a_study_that_cannot_be_read_is_reported_and_the_rest_is_checked(to_break, checker):
+    studies = load_cohort(to_break)
     (studies[0].folder / "t1.nii").write_bytes(b"no image")
     (studies[1].folder / "study.json").write_text("{", encoding="utf-8")
-    report = check_cohort(cohort, checker)
+    report = check_cohort(to_break, checker)
     assert set(report.failed) == {studies[0].subject, studies[1].subject}
     assert set(report.findings) == {studies[2].subject}
     assert "could not be checked" in report.page.read_text(encoding="utf-8")
 
 
-def test_generated_images_are_not_judged(cohort, checker):
-    study = load_cohort(cohort)[0]
+def test_generated_images_are_not_judged(to_break, checker):
+    study = load_cohort(to_break)[0]
     study.record.images["t2"].kind = "generated"
     measured = measure(Study(study.folder, study.record), checker)
     assert "t2" not in measured["images"]
 
 
+def test_completion_repeats_what_was_found(to_break, checker, model_path, tmp_path):
+    model = load_model(model_path)
+    model.config = model.config.model_copy(update={"data": model.config.data.model_copy(update={"spacing_mm": 4.0})})
+    study = load_cohort(to_break)[0]
+    shutil.copyfile(study.folder / "t1.nii", study.folder / "t2.nii")
+    (study.folder / "flair.nii").unlink()
+    del study.record.images["flair"], study.record.images["t1ce"]
+    write_json(study.folder / "study.json", study.record.model_dump(mode="json"))
+    check_cohort(to_break, checker)
+    report = complete(study.folder, tmp_path / "out", model, request=Request(targets=("t1ce",), with_reliability=False))
+    assert report.failed == {}
+    assert any("ummgat check" in warning and "one image" in warning for warning in report.warnings[study.subject])
+
+
 # ---------------------------------------------------------------- commands
 
 
-def test_the_commands_check_and_prepare_say_what_they_found(cohort, tmp_path):
-    study = load_cohort(cohort)[0]
+def test_the_commands_check_and_prepare_say_what_they_found(to_break, tmp_path):
+    study = load_cohort(to_break)[0]
     shutil.copyfile(study.folder / "t1.nii", study.folder / "flair.nii")
-    result = CliRunner().invoke(app, ["check", str(cohort)])
+    result = CliRunner().invoke(app, ["check", str(to_break)])
     assert result.exit_code == 0, result.output
     assert "t1 and flair are one image" in result.output
-    assert (cohort / "checks.html").is_file()
-    broken = load_cohort(cohort)[1]
+    assert (to_break / "checks.html").is_file()
+    broken = load_cohort(to_break)[1]
     (broken.folder / "t1.nii").write_bytes(b"no image")
-    result = CliRunner().invoke(app, ["check", str(cohort)])
+    result = CliRunner().invoke(app, ["check", str(to_break)])
     assert result.exit_code == 1
     assert broken.subject in result.output
 

@@ -169,6 +169,9 @@ def _complete_one(
     for image in generated:
         for warning in image.warnings:
             report.warnings.setdefault(study.subject, []).append(warning)
+    if isinstance(study, Study) and study.record.checks is not None and generated:
+        doubts = [f"Found by `ummgat check`: {finding.text}" for finding in study.record.checks.findings]
+        report.warnings.setdefault(study.subject, []).extend(doubts)
 
 
 def _complete_prepared(

@@ -47,7 +47,8 @@ def doubted_names(measured: Measured, reference: Reference) -> list[FindingRecor
     told = {name for finding in found for name in finding.images}
     for a, b in combinations(seen, 2):
         swapped = margins(seen[a], a)[b] + margins(seen[b], b)[a]
-        if swapped < reference.swap and not {a, b} <= told:
+        one_image = measured["pairs"].get(f"{a}+{b}", {}).get("correlation", 0.0) >= reference.copy_correlation
+        if swapped < reference.swap and not {a, b} <= told and not one_image:
             text = f"{a} and {b} look as if their names were swapped. Look at both."
             found.append(_finding("sequence", [a, b], text, swapped, reference.swap))
     return found

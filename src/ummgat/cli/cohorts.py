@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ummgat.cli.checking import Checks, run_checks
+from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
 from ummgat.cli.terminal import (
     MANY,
     Layout,
@@ -132,20 +133,13 @@ def prepare(
     raw: Annotated[
         bool, typer.Option("--raw", help="Studies come as scanned: register, strip and resample them first.")
     ] = False,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(help="CSV of `ummgat inspect`, as corrected: DICOM, BIDS, MHA, NRRD or NIfTI. Implies --raw."),
-    ] = None,
-    template: Annotated[
-        Path | None, typer.Option(help="With --raw: image to register to; default MNI152 in BraTS's field of view.")
-    ] = None,
+    sheet: Sheet = None,
+    template: Template = None,
     reference: Annotated[
         str | None, typer.Option(help="With --raw: sequence that the others are registered to; default t1ce, else t1.")
     ] = None,
-    brain_mask: Annotated[
-        str | None, typer.Option(help="With --raw: name of a brain mask in every study's folder.")
-    ] = None,
-    n4: Annotated[bool, typer.Option("--n4", help="With --raw: take the shading of coils out.")] = False,
+    brain_mask: BrainMask = None,
+    n4: N4 = False,
     checks: Checks = None,
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Leave quality control to `ummgat check`.")] = False,
     jobs: Annotated[int, typer.Option(help="Studies at once; the result does not depend on it.")] = 1,

@@ -11,6 +11,7 @@ from rich.panel import Panel
 
 from ummgat.cli.bars import print_estimate, training_progress
 from ummgat.cli.checking import run_checks
+from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
 from ummgat.cli.terminal import (
     MANY,
     Layout,
@@ -127,17 +128,10 @@ def complete(
         bool,
         typer.Option("--raw", help="Studies as scanned: prepare them into OUT/prepared, complete into OUT/completed."),
     ] = False,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(help="CSV of `ummgat inspect`, as corrected: DICOM, BIDS, MHA, NRRD or NIfTI. Implies --raw."),
-    ] = None,
-    template: Annotated[
-        Path | None, typer.Option(help="With --raw: image to register to; default MNI152 in BraTS's field of view.")
-    ] = None,
-    brain_mask: Annotated[
-        str | None, typer.Option(help="With --raw: name of a brain mask in every study's folder.")
-    ] = None,
-    n4: Annotated[bool, typer.Option("--n4", help="With --raw: take the shading of coils out.")] = False,
+    sheet: Sheet = None,
+    template: Template = None,
+    brain_mask: BrainMask = None,
+    n4: N4 = False,
     no_reliability: Annotated[
         bool, typer.Option("--no-reliability", help="Skip the reliability maps: faster.")
     ] = False,
