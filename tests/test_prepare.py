@@ -17,6 +17,7 @@ import bad_nifti as bad
 from ummgat import study as study_module
 from ummgat.crop import crop, crop_lost_voxels, crop_shape, crop_window, paste
 from ummgat.prepare import cohort as cohort_module
+from ummgat.prepare import one as one_module
 from ummgat.prepare.centers import assign_centers
 from ummgat.prepare.cohort import cohort_table, plan_table, prepare_cohort
 from ummgat.prepare.images import StudyError, prepare_images
@@ -703,9 +704,9 @@ def test_bad_study_does_not_stop_the_others(raw, out):
 
 
 def test_bug_in_one_study_is_reported_as_a_bug(raw, out, monkeypatch):
-    real = cohort_module.prepare_images
+    real = one_module.prepare_images
     monkeypatch.setattr(
-        cohort_module,
+        one_module,
         "prepare_images",
         lambda *a, subject, **k: real(*a, subject=subject, **k) if subject != "S2" else {}["oops"],
     )
