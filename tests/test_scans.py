@@ -25,6 +25,8 @@ from ummgat.phantom.dicom import write_series
 from ummgat.phantom.raw import Acquisition, Pose, make_head, scan_raw
 from ummgat.phantom.subject import make_body, scan
 from ummgat.prepare.cohort import prepare_cohort
+from ummgat.prepare.layouts import Packed, RawStudy
+from ummgat.prepare.one import _unpacked
 from ummgat.prepare.rigid import moved
 from ummgat.prepare.settings import PrepareSettings
 from ummgat.scans import complete_scans
@@ -121,6 +123,12 @@ def test_a_disc_becomes_a_complete_study(done, hospital):
     assert 2 * (mask & shown).sum() / (mask.sum() + shown.sum()) > 0.95
 
 
+def test_an_unknown_center_is_refused_at_once(hospital, coarse_model, tmp_path):
+    with pytest.raises(ValueError, match="does not know the center"):
+        complete_scans(hospital.disc, tmp_path / "out", coarse_model, center="Nowhere", sheet=hospital.sheet)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_generated_image_lies_on_its_scan(done, hospital):
     (path,) = (done.study / "native").glob("*_t1ce_generated.nii.gz")
     sidecar = json.loads((path.parent / path.name.replace(".nii.gz", ".json")).read_text(encoding="utf-8"))
@@ -179,6 +187,14 @@ def test_it_is_exported_beside_its_series(done, hospital, tmp_path):
             assert min(np.abs(np.array(position(data)) - np.array(p)).max() for p in places) < 1e-3
             assert "SYNTHETIC" in data.SeriesDescription
         seg = pydicom.dcmread(out / hospital.name / "tumour_SEG.dcm")
+        # Drawn at the middle of the brain, they must lie there in the T1 as well, wherever that was scanned.
+        marked = [(k, *place) for k, plane in enumerate(seg.pixel_array) for place in np.argwhere(plane)]
+        found_at = np.mean([lps_of(seg, *voxel) for voxel in marked], axis=0) * (-1, -1, 1)
+        true = np.argwhere(
+            resample(hospital.brain, moved(hospital.head.grid, hospital.t1.moved), hospital.t1.grid) >= 0.5
+        )
+        true_at = hospital.t1.grid.matrix @ np.append(true.mean(0), 1)
+        assert np.linalg.norm(found_at - true_at[:3]) < 8
         voxel_ml = np.prod([SPACING] * 3) / 1000
         reference = {"t1": hospital.t1, "t2": hospital.t2}["t1"]
         own_ml = np.prod(reference.grid.spacing_mm) / 1000
@@ -187,6 +203,15 @@ def test_it_is_exported_beside_its_series(done, hospital, tmp_path):
     assert export_bids(done.out / "completed", bids).failed == {}
     assert list(bids.rglob("*space-orig_desc-synthetic_T1w.nii.gz"))
     assert secrets_in(bids, dicom=True) == []
+
+
+def lps_of(seg, frame, row, column):
+    """Place of a pixel of a multi-frame object, LPS mm."""
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    axes = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float).reshape(2, 3)
+    apart = [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing]
+    start = seg.PerFrameFunctionalGroupsSequence[frame].PlanePositionSequence[0].ImagePositionPatient
+    return np.array(start, float) + axes[0] * column * apart[1] + axes[1] * row * apart[0]
 
 
 def position(data):
@@ -236,6 +261,24 @@ def test_a_file_that_breaks_later_is_called_as_in_the_sheet(hospital, template, 
     assert "file:" in said  # the one that broke
     assert "dicom:" in said or "t2" in said  # a T2 alone cannot be stripped
     assert str(tmp_path) not in said
+
+
+def test_messages_name_the_series_and_not_the_file_that_was_made_of_it():
+    made = []
+
+    def unpack(folder):
+        made.append(folder)
+        return RawStudy("P", images={"t1": folder / "t1.nii.gz"})
+
+    def fail():
+        with _unpacked(raw) as study:
+            assert study.findings == ["kept"]
+            raise ValueError(f"Image is bad: {study.images['t1']}. Found nothing.")
+
+    raw = RawStudy("P", packed=Packed(unpack, (), {"t1": "dicom:0123"}), findings=["kept"])
+    with pytest.raises(ValueError, match=r"^Image is bad: dicom:0123\. Found"):
+        fail()
+    assert not made[0].exists()
 
 
 def test_an_open_sheet_is_remarked_and_an_empty_one_refused(hospital, tmp_path):

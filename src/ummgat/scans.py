@@ -89,6 +89,11 @@ def complete_scans(
     """
     source, out = Path(source), Path(out)
     trained = model if isinstance(model, TrainedModel) else load_model(Path(model), torch.device(device))
+    if center not in trained.table.centers:  # said now, and not after an hour of registration
+        raise ValueError(
+            f"Model does not know the center: --center. Found {center!r}; expected one of {', '.join(trained.table.centers)}. Say "
+            "which of these the scans resemble, or train with this center."
+        )
     found: tuple[list[RawStudy], str] | None = None
     remarks: list[str] = []
     if sheet is not None:

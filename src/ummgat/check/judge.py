@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from ummgat.check.network import CLASSES
 from ummgat.check.reference import Reference, Typical, deviations, usual_pairs
@@ -17,7 +18,7 @@ ENOUGH = 10
 """Studies with a pair of sequences, from which on a cohort is its own measure of that pair."""
 
 _ALONE = float(-np.log(9))
-"""Margin below which an image is doubted although its study has a better one for the name it looks like: nine to one."""
+"""Margin between t1 and t1ce below which an image is doubted although its study has a better one for the other name: nine to one."""
 
 _TINY = 1e-6
 
@@ -29,29 +30,74 @@ def margins(probabilities: Mapping[str, float], stated: str) -> dict[str, float]
 
 
 def doubted_names(measured: Measured, reference: Reference) -> list[FindingRecord]:
-    """Sequences that do not look like what they are called, alone or as a pair that seems swapped."""
+    """Sequences that do not look like what they are called, together or each by itself.
+
+    First the names of a study are dealt out anew among its images as fits all of them best: which of two is the t1 and which the
+    t1ce is answered better by both than by each. Then every image is asked whether another name fits it better than the one it got.
+    """
     seen = {name: image["probabilities"] for name, image in measured["images"].items() if name in CLASSES}
+    fitting = best_names(seen, reference.swap)
     found = []
+    for group in _cycles(fitting):
+        if _one_image(group, measured, reference):  # said by `copies`; which of them is wrong is asked below
+            fitting |= {name: name for name in group}
+            continue
+        gained = sum(np.log(max(seen[n][n], _TINY)) - np.log(max(seen[n][fitting[n]], _TINY)) for n in group)
+        listed = f"{', '.join(group[:-1])} and {group[-1]}"
+        text = f"{listed} look as if their names were {'swapped' if len(group) == 2 else 'mixed up'}. Look at them."
+        found.append(_finding("sequence", group, text, float(gained), reference.swap))
     for name, probabilities in seen.items():
-        against = margins(probabilities, name)
+        against = margins(probabilities, fitting[name])
         other = min(against, key=lambda k: against[k])
-        # Which of two images is the t1 and which the t1ce is answered better by both together than by each alone.
-        together = other in seen and against[other] + margins(seen[other], other)[name] >= reference.swap
-        limit = min(reference.margin, _ALONE) if together else reference.margin
-        if against[other] < limit:
+        # Only contrast agent tells these two apart, and their names have been dealt out by both images already.
+        settled = {fitting[name], other} == {"t1", "t1ce"} <= set(seen)
+        limit = min(reference.margin, _ALONE) if settled else reference.margin
+        if against[other] < limit and fitting[name] == name:
             text = (
                 f"{name} looks like {other} (probability {probabilities[other]:.2f}; of {name} {probabilities[name]:.2f}): it may "
                 "be mislabelled. Look at it."
             )
             found.append(_finding("sequence", [name], text, against[other], limit))
-    told = {name for finding in found for name in finding.images}
-    for a, b in combinations(seen, 2):
-        swapped = margins(seen[a], a)[b] + margins(seen[b], b)[a]
-        one_image = measured["pairs"].get(f"{a}+{b}", {}).get("correlation", 0.0) >= reference.copy_correlation
-        if swapped < reference.swap and not {a, b} <= told and not one_image:
-            text = f"{a} and {b} look as if their names were swapped. Look at both."
-            found.append(_finding("sequence", [a, b], text, swapped, reference.swap))
     return found
+
+
+def best_names(seen: Mapping[str, Mapping[str, float]], limit: float) -> dict[str, str]:
+    """Stated name → the name that the image gets when all names of the study are dealt out as fits best.
+
+    Parameters
+    ----------
+    seen : mapping of stated name → probability of each class
+    limit : float
+        At most 0. The names stay as stated unless that is less likely than the best by more than this, as a log-probability.
+    """
+    names = list(seen)
+    if len(names) < 2:
+        return {name: name for name in names}
+    logs = np.array([[np.log(max(seen[image][name], _TINY)) for name in names] for image in names])
+    rows, columns = linear_sum_assignment(-logs)
+    if logs.trace() - logs[rows, columns].sum() >= limit - _TINY:
+        return {name: name for name in names}
+    return {names[i]: names[j] for i, j in zip(rows, columns, strict=True)}
+
+
+def _cycles(fitting: Mapping[str, str]) -> list[list[str]]:
+    """Images whose names go round among them."""
+    left = {name for name, other in fitting.items() if name != other}
+    groups = []
+    for name in fitting:
+        group = []
+        while name in left:
+            left.discard(name)
+            group.append(name)
+            name = fitting[name]
+        if group:
+            groups.append(sorted(group, key=CLASSES.index))
+    return groups
+
+
+def _one_image(group: Sequence[str], measured: Measured, reference: Reference) -> bool:
+    pairs = [measured["pairs"].get(f"{a}+{b}", {}).get("correlation", 0.0) for a, b in combinations(group, 2)]
+    return all(correlation >= reference.copy_correlation for correlation in pairs)
 
 
 def copies(measured: Measured, reference: Reference) -> list[FindingRecord]:
