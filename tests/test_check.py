@@ -285,6 +285,9 @@ def test_faults_are_named(phantoms, checker):
     brain_of_all = np.logical_or.reduce([v > 0 for v in volumes.values()])
     shifted = np.where(brain_of_all, np.maximum(np.roll(volumes["t2"], 3, axis=2), 1), 0).astype(np.uint8)
     assert ("registration", "t2") in said({"t2": shifted}) - usual
+    two = measure_volumes({"t1": volumes["t1"], "t2": shifted}, study.grid, checker)
+    found = [f.images for f in judge_cohort({"x": two}, checker.reference)["x"] if f.check == "registration"]
+    assert found == [["t1", "t2"]]  # of two neither is known to be the wrong one
     last = int(np.flatnonzero(brain_of_all.any((1, 2)))[-1]) - 8
     cut = {q: np.where(np.arange(len(v))[:, None, None] <= last, v, 0).astype(np.uint8) for q, v in volumes.items()}
     assert ("field of view",) in said(cut) - usual

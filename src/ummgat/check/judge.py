@@ -120,22 +120,34 @@ def doubted_registrations(
     """Sequences that do not lie on the others better than 8 mm beside them, or have next to nothing in common with them."""
     less = deviations(measured["pairs"], usual, "information")
     peaks = deviations(measured["pairs"], usual, "peak")
+    if len(peaks) == 2:  # of two neither can be said to be the wrong one
+        both, (value, *_), (peak, *_) = list(peaks), less.values(), peaks.values()
+        return _doubted_place(both, "each other", value, peak, reference)
     found = []
-    for name, value in less.items():
+    for name in peaks:
         others = [q for pair in measured["pairs"] if name in pair.split("+") for q in pair.split("+") if q != name]
-        if peaks[name] < reference.peak:
-            text = (
-                f"{name} has hardly more mutual information with {', '.join(others)} where it lies than 8 mm beside it "
-                f"({peaks[name]:.1f} spreads from what is usual): its registration may have failed. Look at it."
-            )
-            found.append(_finding("registration", [name], text, peaks[name], reference.peak))
-        elif value < reference.information:
-            text = (
-                f"{name} has far less mutual information with {', '.join(others)} than is usual ({value:.1f} spreads): its "
-                "registration may have failed, or it is very noisy. Look at it."
-            )
-            found.append(_finding("registration", [name], text, value, reference.information))
+        found += _doubted_place([name], ", ".join(others), less[name], peaks[name], reference)
     return found
+
+
+def _doubted_place(
+    names: Sequence[str], others: str, information: float, peak: float, reference: Reference
+) -> list[FindingRecord]:
+    """A finding if images share too little with others, by their deviations from what is usual."""
+    who, have = " and ".join(names), "has" if len(names) == 1 else "have"
+    if peak < reference.peak:
+        text = (
+            f"{who} {have} hardly more mutual information with {others} in place than 8 mm beside it ({peak:.1f} spreads from what is "
+            "usual): the registration may have failed. Look at it."
+        )
+        return [_finding("registration", names, text, peak, reference.peak)]
+    if information < reference.information:
+        text = (
+            f"{who} {have} far less mutual information with {others} than is usual ({information:.1f} spreads): the registration may "
+            "have failed, or the image is very noisy. Look at it."
+        )
+        return [_finding("registration", names, text, information, reference.information)]
+    return []
 
 
 def odd_outlines(measured: Measured, reference: Reference) -> list[FindingRecord]:
