@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 from ummgat.check.augment import augmented
 from ummgat.check.checker import Checker, Cloud, load_checker, save_checker
 from ummgat.check.cohort import check_cohort
+from ummgat.check.content import content
 from ummgat.check.judge import best_names, judge_cohort, margins
 from ummgat.check.learning import teach
 from ummgat.check.measure import measure, measure_volumes
 from ummgat.check.network import CLASSES, SequenceNet, look_at
 from ummgat.check.pairs import compare
-from ummgat.check.reference import learn_limits
+from ummgat.check.reference import content_rate, learn_limits
 from ummgat.check.shape import outline, rim
 from ummgat.check.slices import SIDE, standard_slices
 from ummgat.check.training import TrainingSettings, train_network
@@ -110,6 +111,28 @@ def test_a_bright_rim_is_seen():
     inside = plain > 0
     scalp = np.where(inside & ~ndimage.binary_erosion(inside, iterations=2), 255, plain // 2 + inside).astype(np.uint8)
     assert rim(scalp, GRID) > 1.3 * rim(plain, GRID)
+
+
+def test_content_counts_fluid_and_pieces_at_their_places():
+    random = np.random.default_rng(0)
+    inside = ball(69.0, GRID.shape[::-1])
+    plain = {q: np.where(inside, random.integers(100, 140, inside.shape), 0).astype(np.uint8) for q in CLASSES}
+    before = content(plain, GRID)
+    assert before == {"fluid_ml": 0, "fluid_largest_ml": 0, "oedema_pieces": 0, "enhancing_pieces": 0}
+    pool = ball(20.0, inside.shape)
+    wet = {q: np.where(pool, 250 if q == "t2" else 20, v).astype(np.uint8) for q, v in plain.items()}
+    found = content(wet, GRID)
+    assert found["fluid_ml"] == found["fluid_largest_ml"] == pytest.approx(4 / 3 * np.pi * 2**3, rel=0.15)
+    spots = [ball(9.0, inside.shape, middle=m) for m in ((30, 35, 20), (30, 35, 40), (20, 35, 30))]
+    many = dict(plain)
+    for spot in spots:
+        for q, value in (("t1ce", 250), ("flair", 250), ("t2", 240)):
+            many[q] = np.where(spot, value, many[q]).astype(np.uint8)
+    assert content(many, GRID)["oedema_pieces"] == content(many, GRID)["enhancing_pieces"] == 3
+    rim_only = ball(69.0, inside.shape) & ~ball(62.0, inside.shape)
+    sulci = {q: np.where(rim_only, 250 if q == "t2" else 20, v).astype(np.uint8) for q, v in plain.items()}
+    assert content(sulci, GRID)["fluid_ml"] == 0
+    assert content({"t1": plain["t1"]}, GRID) == {}
 
 
 # ---------------------------------------------------------------- pairs
@@ -230,7 +253,7 @@ def test_swapped_names_are_found_together(checker):
         "t1ce": {"t1": 0.7, "t1ce": 0.3, "t2": 0, "flair": 0},
     }
     images = {name: {"digest": name, "rim": 0.0, "probabilities": p, "unlike": 1.0} for name, p in logs.items()}
-    measured = {"images": images, "pairs": {}, "outline": {}}
+    measured = {"images": images, "pairs": {}, "outline": {}, "content": {}}
     reference = checker.reference.model_copy(update={"margin": -2.0, "swap": -1.0, "outline": {}, "rim": {}})
     (finding,) = judge_cohort({"x": measured}, reference)["x"]
     assert finding.images == ["t1", "t1ce"]
@@ -263,7 +286,7 @@ def test_a_weak_doubt_is_dropped_where_the_other_image_fits_the_name_worse(check
             images["t1"] = {"t1": of_t1, "t1ce": 1 - of_t1, "t2": 0, "flair": 0}
         entries = {name: {"digest": name, "rim": 0.0, "probabilities": p} for name, p in images.items()}
         reference = checker.reference.model_copy(update={"margin": 0.0, "swap": 0.0, "outline": {}, "rim": {}})
-        findings = judge_cohort({"x": {"images": entries, "pairs": {}, "outline": {}}}, reference)["x"]
+        findings = judge_cohort({"x": {"images": entries, "pairs": {}, "outline": {}, "content": {}}}, reference)["x"]
         return [finding.images for finding in findings]
 
     assert said(0.7, None) == [["t1ce"]]
@@ -291,6 +314,22 @@ def test_faults_are_named(phantoms, checker):
     last = int(np.flatnonzero(brain_of_all.any((1, 2)))[-1]) - 8
     cut = {q: np.where(np.arange(len(v))[:, None, None] <= last, v, 0).astype(np.uint8) for q, v in volumes.items()}
     assert ("field of view",) in said(cut) - usual
+
+
+def test_more_content_than_any_study_had_is_told(phantoms, checker):
+    measured = measure(load_cohort(phantoms)[0], checker)
+    reference = checker.reference.model_copy(update={"content": {"fluid_ml": 10.0, "oedema_pieces": 2.0}})
+    for name, value, cause in (("fluid_ml", 11.0, "cavity"), ("oedema_pieces", 3.0, "many lesions")):
+        found = judge_cohort({"x": measured | {"content": {name: value}}}, reference)["x"]
+        assert any(f.check == "unlike" and cause in f.text and f.value == value for f in found)
+    found = judge_cohort({"x": measured | {"content": {"fluid_ml": 10.0, "oedema_pieces": 2.0}}}, reference)["x"]
+    assert not any("The brain holds" in f.text for f in found)
+
+
+def test_the_share_beyond_all_others_is_counted():
+    measured = [{"content": {"fluid_ml": value}} for value in (1.0, 2.0, 9.0, 9.0)]
+    assert content_rate(measured) == 0
+    assert content_rate([*measured, {"content": {"fluid_ml": 10.0}}]) == 0.2
 
 
 def test_one_patient_under_two_names_is_found(phantoms, checker):

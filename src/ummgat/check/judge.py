@@ -207,6 +207,29 @@ def unlike_the_cohort(measured: Measured, reference: Reference) -> list[FindingR
     return [_finding("unlike", [], text, value, reference.unlike)]
 
 
+def unusual_content(measured: Measured, reference: Reference) -> list[FindingRecord]:
+    """More fluid, or more pieces of oedema or enhancing tissue, than any study of the cohort had."""
+    found: list[FindingRecord] = []
+    for name, value in measured["content"].items():
+        limit = reference.content.get(name, np.inf)
+        if value > limit and not (name == "fluid_largest_ml" and found):  # all fluid together was told before
+            what, cause = _CONTENTS[name]
+            text = (
+                f"The brain holds {what.format(value)}, those of {reference.cohort} at most {limit:.0f}: {cause}. A model of that cohort "
+                "may do worse here. Look at it."
+            )
+            found.append(_finding("unlike", [], text, value, limit))
+    return found
+
+
+_CONTENTS = {
+    "fluid_ml": ("{:.0f} ml of fluid", "wide ventricles, or a cavity after an operation"),
+    "fluid_largest_ml": ("fluid in one piece of {:.0f} ml", "wide ventricles, or a cavity after an operation"),
+    "oedema_pieces": ("{:.0f} separate pieces of oedema", "a disease of many lesions, as metastases"),
+    "enhancing_pieces": ("{:.0f} separate pieces of enhancing tissue", "a disease of many lesions, as metastases"),
+}
+
+
 def unlikeness(measured: Measured) -> float | None:
     """Mean distance of a study's sequences from the cohort; None if none can be judged."""
     distances = [image["unlike"] for image in measured["images"].values() if "unlike" in image]
@@ -258,6 +281,7 @@ def judge_cohort(cohort: Mapping[str, Measured], reference: Reference) -> dict[s
             *doubted_registrations(measured, usual, reference),
             *odd_outlines(measured, reference),
             *unlike_the_cohort(measured, reference),
+            *unusual_content(measured, reference),
             *twice.get(subject, []),
         ]
         for subject, measured in cohort.items()

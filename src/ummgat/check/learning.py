@@ -11,7 +11,7 @@ from ummgat.check.checker import Checker, Cloud
 from ummgat.check.judge import margins, unlikeness
 from ummgat.check.measure import measure
 from ummgat.check.network import CLASSES, SequenceNet, look_at
-from ummgat.check.reference import Reference, learn_limits
+from ummgat.check.reference import Reference, content_rate, learn_limits
 from ummgat.check.slices import standard_slices
 from ummgat.check.training import Labelled, TrainingSettings, train_network
 from ummgat.study import Study
@@ -106,11 +106,12 @@ def teach(
     }
     clouds = _clouds(net, planes)
     blank = Reference(
-        cohort=described, n_subjects=len(subjects), margin=margin, swap=swap, outline={}, rim={}, pairs={},
+        cohort=described, n_subjects=len(subjects), margin=margin, swap=swap, outline={}, rim={}, content={}, pairs={},
         information=-1e9, peak=-1e9, unlike=unlike, rates=rates,
     )  # fmt: skip
     measured = [measure(study, Checker(net, clouds, blank)) for study in studies]
-    return Checker(net, clouds, blank.model_copy(update=learn_limits(measured))), held
+    known = blank.model_copy(update=learn_limits(measured) | {"rates": rates | {"content": content_rate(measured)}})
+    return Checker(net, clouds, known), held
 
 
 def _threshold(values: Sequence[float], share: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.check.checker import Checker
+from ummgat.check.content import content
 from ummgat.check.network import CLASSES, look_at
 from ummgat.check.pairs import compare
 from ummgat.check.shape import outline, rim
@@ -25,7 +26,7 @@ def measure(study: Study, checker: Checker) -> dict[str, Any]:
     -------
     dict
         `images`: sequence → `digest` of its voxels, `rim`, and for those of `CLASSES` `probabilities` and `unlike`, the distance
-        from the training cohort; `outline`: see `shape.outline`, of all brains together; `pairs`: `t1+t2` → see
+        from the training cohort; `outline`: see `shape.outline`, of all brains together; `content`: see `content.content`; `pairs`: `t1+t2` → see
         `pairs.compare`.
     """
     volumes = {name: np.array(study.volume(name)) for name in study.acquired}
@@ -45,6 +46,7 @@ def measure_volumes(volumes: Volumes, grid: Grid, checker: Checker) -> dict[str,
     return {
         "images": images,
         "outline": {name: _rounded(value) for name, value in outline(brain, grid).items()},
+        "content": {name: _rounded(value) for name, value in content(volumes, grid).items()},
         "pairs": {
             f"{a}+{b}": {name: _rounded(value) for name, value in compare(volumes[a], volumes[b], grid).items()}
             for a, b in combinations(volumes, 2)

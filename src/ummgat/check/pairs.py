@@ -38,7 +38,7 @@ def compare(a: NDArray[np.uint8], b: NDArray[np.uint8], grid: Grid) -> dict[str,
     found = {"dice": 2 * float(both.sum()) / max(float((a > 0).sum() + (b > 0).sum()), 1.0)}
     if both.sum() < _FEW:
         return found | {"correlation": 0.0, "information": 0.0, "peak": 0.0}
-    ranked_a, ranked_b = _ranked(a), _ranked(b)
+    ranked_a, ranked_b = ranked(a), ranked(b)
     correlation = float(np.corrcoef(ranked_a[both], ranked_b[both])[0, 1])
     bins_a, bins_b = _binned(ranked_a), _binned(ranked_b)
     here = _information(bins_a, bins_b)
@@ -53,8 +53,8 @@ def compare(a: NDArray[np.uint8], b: NDArray[np.uint8], grid: Grid) -> dict[str,
     }
 
 
-def _ranked(volume: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Intensity → its mean rank in the brain, 0 to 1; 0 outside."""
+def ranked(volume: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Intensity → its mean rank among the brain's, above 0 and below 1; 0 outside. Of uint8 of any shape, background 0."""
     counts = np.bincount(volume.ravel(), minlength=256).astype(float)
     counts[0] = 0
     table = (np.cumsum(counts) - counts / 2) / counts.sum()

@@ -39,6 +39,8 @@ class Reference(BaseModel):
     """Number of `shape.outline` → usual range, with room."""
     rim: dict[str, float]
     """Sequence → highest usual `shape.rim`, with room."""
+    content: dict[str, float]
+    """Number of `content.content` → highest usual."""
     pairs: dict[str, dict[str, Typical]]
     """`t1+t2` → `information` and `peak`."""
     peak: float
@@ -119,10 +121,29 @@ def learn_limits(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "outline": {name: _range(values, name) for name, values in outlines.items()},
         "rim": {name: _range(values, "rim")[1] for name, values in rims.items()},
+        "content": most_content(measured),
         "pairs": pairs,
         "peak": float(np.quantile(every["peak"], _ALARMS)) if every["peak"] else -np.inf,
         "information": _GROSS * float(np.quantile(every["information"], _ALARMS)) if every["information"] else -np.inf,
     }
+
+
+def most_content(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Highest value of each number of `content.content` among studies."""
+    found: dict[str, float] = {}
+    for study in measured:
+        for name, value in study["content"].items():
+            found[name] = max(value, found.get(name, 0.0))
+    return found
+
+
+def content_rate(measured: Sequence[Mapping[str, Any]]) -> float:
+    """Share of studies that exceed the highest of all others in some number."""
+    beyond = []
+    for i, study in enumerate(measured):
+        usual = most_content([other for j, other in enumerate(measured) if j != i])
+        beyond.append(any(value > usual.get(name, np.inf) for name, value in study["content"].items()))
+    return float(np.mean(beyond))
 
 
 def _range(values: NDArray[np.float64], name: str) -> tuple[float, float]:
