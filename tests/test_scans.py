@@ -312,6 +312,8 @@ def test_an_open_sheet_is_remarked_and_an_empty_one_refused(hospital, tmp_path):
         written(lambda row: row | ({"subject": "s001_1", "session": ""} if row["sequence"] == "t2" else {}))
     with pytest.raises(ValueError, match="Brain masks are named in the sheet"):
         studies_of_sheet(hospital.sheet, hospital.disc, "mask.nii.gz")
+    with pytest.raises(ValueError, match="Layout and sheet exclude each other"):
+        studies_of_sheet(hospital.sheet, hospital.disc, layout="brats2018")
     studies, _ = written(lambda row: row | ({"session": "2"} if row["sequence"] == "t2" else {"session": "1"}))
     assert [s.subject.rpartition("_")[2] for s in studies] == ["1", "2"]
     assert all("One of 2 exams" in s.findings[0] for s in studies)

@@ -97,7 +97,7 @@ def complete_scans(
     found: tuple[list[RawStudy], str] | None = None
     remarks: list[str] = []
     if sheet is not None:
-        studies, remarks = studies_of_sheet(Path(sheet), source, brain_mask)
+        studies, remarks = studies_of_sheet(Path(sheet), source, brain_mask, layout)
         found = (studies, LAYOUT)
     settings = PrepareSettings(
         layout=layout,

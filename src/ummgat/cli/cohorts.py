@@ -233,14 +233,9 @@ def _of_sheet(
     """Studies of a sheet, for `prepare_cohort`, and remarks; (None, []) without a sheet."""
     if sheet is None:
         return None, []
-    if layout != "auto":
-        raise ValueError(
-            f"Layout and sheet exclude each other: --layout. Found {layout!r} with --sheet; expected one. Leave --layout out: the sheet "
-            "says what each file is."
-        )
     from ummgat.intake.studies import LAYOUT, studies_of_sheet
 
-    studies, remarks = studies_of_sheet(sheet, folder, brain_mask)
+    studies, remarks = studies_of_sheet(sheet, folder, brain_mask, layout)
     return (studies, LAYOUT), remarks
 
 

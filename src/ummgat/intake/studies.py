@@ -17,7 +17,9 @@ from ummgat.prepare.layouts import LABELS_EITHER, LABELS_WT, Packed, RawStudy
 LAYOUT = "sheet"
 
 
-def studies_of_sheet(sheet: Path, folder: Path, brain_mask: str | None = None) -> tuple[list[RawStudy], list[str]]:
+def studies_of_sheet(
+    sheet: Path, folder: Path, brain_mask: str | None = None, layout: str = "auto"
+) -> tuple[list[RawStudy], list[str]]:
     """Studies of which a sheet says what each series is.
 
     Parameters
@@ -28,6 +30,8 @@ def studies_of_sheet(sheet: Path, folder: Path, brain_mask: str | None = None) -
         What was inspected.
     brain_mask : str, optional
         Must not be given: masks have the role brain_mask in the sheet.
+    layout : str
+        Must be `auto`: the sheet says what each file is.
 
     Returns
     -------
@@ -46,6 +50,11 @@ def studies_of_sheet(sheet: Path, folder: Path, brain_mask: str | None = None) -
         raise ValueError(
             f"Brain masks are named in the sheet: --brain-mask. Found {brain_mask} with --sheet; expected the role brain_mask in the "
             "column sequence. Leave --brain-mask out."
+        )
+    if layout != "auto":
+        raise ValueError(
+            f"Layout and sheet exclude each other: --layout. Found {layout!r} with --sheet; expected one. Leave --layout out: the sheet "
+            "says what each file is."
         )
     read = read_sheet(sheet, folder)
     remarks = []
