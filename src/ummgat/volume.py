@@ -21,6 +21,9 @@ from ummgat.files import atomic_path
 Array = NDArray[Any]
 _DEFLATE_LIMIT = 1032  # deflate cannot shrink data by more than this factor (zlib technical details)
 
+FACES = (("left", "right"), ("back", "front"), ("bottom", "top"))
+"""Low and high end of each axis of a grid in RAS+ order."""
+
 UNREADABLE = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
@@ -202,6 +205,15 @@ def write_volume(path: Path, data: Array, grid: Grid, description: str = "") -> 
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
+
+
+def same_voxels(a: Grid, b: Grid) -> bool:
+    """Whether two grids have the same voxels, in whatever order each stores them."""
+    try:
+        in_order_of(np.broadcast_to(np.False_, a.shape), a, b)
+    except ValueError:
+        return False
+    return True
 
 
 def in_order_of(data: Array, source: Grid, target: Grid, tolerance_mm: float = 1e-2) -> Array:

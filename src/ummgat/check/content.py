@@ -6,16 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ummgat.check.coarse import coarse
 from ummgat.check.pairs import ranked
 from ummgat.volume import Grid
 
-_COARSE_MM = 2.0
 _DEEP_MM = 8.0
 """Nearer to the surface lie fluid of the sulci, and vessels."""
 _PIECE_ML = {"oedema": 0.5, "enhancing": 0.2}
-
-CONTENTS = ("fluid_ml", "fluid_largest_ml", "oedema_pieces", "enhancing_pieces")
-"""Numbers of `content`."""
 
 
 def content(volumes: Mapping[str, NDArray[np.uint8]], grid: Grid) -> dict[str, float]:
@@ -24,7 +21,7 @@ def content(volumes: Mapping[str, NDArray[np.uint8]], grid: Grid) -> dict[str, f
     Parameters
     ----------
     volumes : mapping of sequence → uint8 ndarray (plane, row, column)
-        Background 0, on one grid.
+        At least one. Background 0, on one grid.
     grid : Grid
         Isotropic, NIfTI order.
 
@@ -35,11 +32,9 @@ def content(volumes: Mapping[str, NDArray[np.uint8]], grid: Grid) -> dict[str, f
         flair and t2, of at least 0.5 ml), `enhancing_pieces` (far brighter in t1ce than in t1, of at least 0.2 ml). Numbers whose
         sequences are missing are left out. Bright and dark go by rank within the brain, so that scaling does not matter.
     """
-    step = max(1, int(_COARSE_MM / grid.spacing_mm[0]))
-    mm = grid.spacing_mm[0] * step
-    seen = {name: ranked(volume[::step, ::step, ::step]) for name, volume in volumes.items()}
-    if not seen:
-        return {}
+    thinned = {name: coarse(volume, grid) for name, volume in volumes.items()}
+    mm = next(iter(thinned.values()))[1][0]
+    seen = {name: ranked(volume) for name, (volume, _) in thinned.items()}
     brain = np.logical_and.reduce([rank > 0 for rank in seen.values()])
     deep = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=mm)[1:-1, 1:-1, 1:-1] > _DEEP_MM
     found: dict[str, float] = {}

@@ -42,10 +42,10 @@ def doubted_names(measured: Measured, reference: Reference) -> list[FindingRecor
         if _one_image(group, measured, reference):  # said by `copies`; which of them is wrong is asked below
             fitting |= {name: name for name in group}
             continue
-        gained = sum(np.log(max(seen[n][n], _TINY)) - np.log(max(seen[n][fitting[n]], _TINY)) for n in group)
+        gained = sum(margins(seen[n], n)[fitting[n]] for n in group)
         listed = f"{', '.join(group[:-1])} and {group[-1]}"
         text = f"{listed} look as if their names were {'swapped' if len(group) == 2 else 'mixed up'}. Look at them."
-        found.append(_finding("sequence", group, text, float(gained), reference.swap))
+        found.append(_finding("sequence", group, text, gained, reference.swap))
     for name, probabilities in seen.items():
         against = margins(probabilities, fitting[name])
         other = min(against, key=lambda k: against[k])

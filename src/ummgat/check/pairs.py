@@ -5,10 +5,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.check.coarse import coarse
 from ummgat.volume import Grid
 
 _BINS = 32
-_COARSE_MM = 2.0
 _FAR_MM = 8.0
 _FEW = 500
 
@@ -31,9 +31,7 @@ def compare(a: NDArray[np.uint8], b: NDArray[np.uint8], grid: Grid) -> dict[str,
         information over its mean at shifts of 8 mm along each axis: noise and blur lower both, a wrong place only the first.
         All but `dice` are 0 where less than 500 voxels overlap.
     """
-    every = tuple(slice(None, None, max(1, int(_COARSE_MM / s))) for s in reversed(grid.spacing_mm))
-    a, b = a[every], b[every]
-    spacing = [s * max(1, int(_COARSE_MM / s)) for s in reversed(grid.spacing_mm)]
+    (a, spacing), (b, _) = coarse(a, grid), coarse(b, grid)
     both = (a > 0) & (b > 0)
     found = {"dice": 2 * float(both.sum()) / max(float((a > 0).sum() + (b > 0).sum()), 1.0)}
     if both.sum() < _FEW:

@@ -1,19 +1,14 @@
 """What the outline of a brain tells about its strip and its field of view; no learning."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ummgat.volume import Grid
+from ummgat.check.coarse import coarse
+from ummgat.volume import FACES, Grid
 
 _DEEP_MM = 12.0
 _RIM_MM = 4.0
-_COARSE_MM = 2.0
-
-FACES = ("left", "right", "back", "front", "bottom", "top")
-"""Ends of the axes of a RAS+ grid, low end first."""
 
 
 def outline(brain: NDArray[np.bool_], grid: Grid) -> dict[str, float]:
@@ -32,8 +27,8 @@ def outline(brain: NDArray[np.bool_], grid: Grid) -> dict[str, float]:
         empty inside; `mirror`, Dice of the brain with its mirror image, left for right about its middle; `cut_<face>`, area
         of its outermost planes at that end over its largest cross-section: a whole brain tapers, a truncated one does not.
     """
-    brain = _coarse(brain, grid)
-    steps = [s * max(1, int(_COARSE_MM / s)) for s in grid.spacing_mm]
+    turned, apart = coarse(brain.T, grid)
+    brain, steps = turned.T, apart[::-1]
     parts, n = ndimage.label(brain)
     total = float(brain.sum())
     sizes = np.bincount(parts.ravel())[1:]
@@ -48,7 +43,7 @@ def outline(brain: NDArray[np.bool_], grid: Grid) -> dict[str, float]:
         areas = brain.sum(tuple(a for a in range(3) if a != axis)).astype(float)
         held = np.flatnonzero(areas)
         planes = max(1, round(_RIM_MM / steps[axis]))
-        for face, end in zip(FACES[2 * axis : 2 * axis + 2], (held[:planes], held[-planes:]), strict=True):
+        for face, end in zip(FACES[axis], (held[:planes], held[-planes:]), strict=True):
             found[f"cut_{face}"] = float(areas[end].mean() / areas.max())
     return found
 
@@ -68,17 +63,12 @@ def rim(volume: NDArray[np.uint8], grid: Grid) -> float:
     float
         0 if the brain is too small to have a depth of 12 mm.
     """
-    data = _coarse(volume.T, grid)
-    steps = [s * max(1, int(_COARSE_MM / s)) for s in grid.spacing_mm]
+    turned, apart = coarse(volume, grid)
+    data, steps = turned.T, apart[::-1]
     inside = np.stack([ndimage.binary_fill_holes(data[..., k] > 0) for k in range(data.shape[2])], -1)
     depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=steps)[1:-1, 1:-1, 1:-1]
     outer, deep = data[(depth > 0) & (depth <= _RIM_MM)], data[depth > _DEEP_MM]
     return float(np.percentile(outer, 90) / max(np.percentile(deep, 90), 1)) if deep.size else 0.0
-
-
-def _coarse(data: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """Every so many voxels that they are about 2 mm apart: enough for an outline."""
-    return data[tuple(slice(None, None, max(1, int(_COARSE_MM / s))) for s in grid.spacing_mm)]
 
 
 def _mirror(brain: NDArray[np.bool_]) -> float:

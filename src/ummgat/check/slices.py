@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ummgat.crop import crop
 from ummgat.model.masked import BACKGROUND
 from ummgat.volume import Grid, resample, resample_inside
 
@@ -52,15 +53,8 @@ def standard_slices(volume: NDArray[np.uint8], grid: Grid) -> Tensor:
     first, last = (round(low + part * (high - low)) for part in _HEIGHTS)
     heights = np.arange(first, last, _EVERY)
     heights = heights if heights.size else np.array([(low + high) // 2])
-    planes = np.full((len(heights), SIDE, SIDE), BACKGROUND, np.float32)
-    (rows, into_rows), (columns, into_columns) = (_middle(places[axis], brain.shape[axis]) for axis in (1, 0))
-    scaled = np.where(brain, (np.clip(np.rint(values), 1, 255) - 1) / 254 * 1.99 - 0.99, BACKGROUND)
-    cut = scaled.transpose(2, 1, 0)[heights][:, rows, columns]
-    planes[:, into_rows, into_columns] = cut
-    return torch.from_numpy(planes[:, None])
-
-
-def _middle(places: NDArray[np.intp], size: int) -> tuple[slice, slice]:
-    """Where to cut an axis so that the brain's middle is the canvas's, and where that goes on the canvas."""
-    start = round((int(places[0]) + int(places[-1]) + 1) / 2 - SIDE / 2)
-    return slice(max(start, 0), min(start + SIDE, size)), slice(max(-start, 0), min(start + SIDE, size) - start)
+    scaled = (np.clip(np.rint(values), 1, 255) - 1) / 254 * 1.99 - 0.99
+    # Not `crop_window`: it rounds the other way, and the bundled network was taught on these windows.
+    row, column = (round((int(places[a][0]) + int(places[a][-1]) + 1) / 2 - SIDE / 2) for a in (1, 0))
+    shown, planes = (crop(v.transpose(2, 1, 0)[heights], (row, column), SIDE, SIDE) for v in (brain, scaled))
+    return torch.from_numpy(np.where(shown, planes, BACKGROUND).astype(np.float32)[:, None])

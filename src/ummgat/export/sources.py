@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ummgat.export.wording import shown
 from ummgat.intake.privacy import Key, key_path
 from ummgat.intake.scan import scan_folder
 from ummgat.intake.series import SourceSeries
 from ummgat.intake.sheet import read_sheet, study_name
-from ummgat.volume import Grid, in_order_of
+from ummgat.volume import Grid, same_voxels
 
 
 @dataclass(frozen=True)
@@ -92,15 +90,7 @@ def find_sources(folder: Path, sheet: Path | None) -> Sources:
 
 def on_grid(candidates: Sequence[Candidate], grid: Grid) -> list[Candidate]:
     """Those whose voxels are the grid's, in any order."""
-    nothing = np.broadcast_to(np.False_, grid.shape)
-    found = []
-    for candidate in candidates:
-        try:
-            in_order_of(nothing, grid, candidate.series.grid)
-        except ValueError:
-            continue
-        found.append(candidate)
-    return found
+    return [candidate for candidate in candidates if same_voxels(grid, candidate.series.grid)]
 
 
 def place_and_sources(

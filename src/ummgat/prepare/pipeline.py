@@ -26,7 +26,7 @@ from ummgat.prepare.register import (
 from ummgat.prepare.rigid import Matrix, moved
 from ummgat.prepare.skullstrip import is_stripped, odd_volume
 from ummgat.prepare.template import load_template
-from ummgat.volume import Grid, read_volume, resample, resample_inside
+from ummgat.volume import FACES, Grid, read_volume, resample, resample_inside
 
 _SKEW = 1e-2
 _LEAST_COVERED = 0.97
@@ -257,8 +257,7 @@ def _findings(aligned: Aligned, brain: Brain) -> list[str]:
 def _cut_off(brain: Brain) -> list[str]:
     """Say where the image that gave the mask ends within the brain: there the mask is too small for the others too."""
     found = []
-    names = (("left", "right"), ("back", "front"), ("bottom", "top"))  # of a grid in RAS+ order
-    for axis, ends in enumerate(names):
+    for axis, ends in enumerate(FACES):
         areas = brain.mask.sum(tuple(a for a in range(3) if a != axis))
         for name, area in zip(ends, (areas[0], areas[-1]), strict=True):
             share = float(area) / float(areas.max())

@@ -14,7 +14,7 @@ from ummgat.prepare.register import Image
 from ummgat.prepare.rigid import moved
 from ummgat.prepare.settings import PrepareSettings
 from ummgat.study import AlignmentRecord, GridRecord, RegistrationRecord
-from ummgat.volume import Grid, read_volume
+from ummgat.volume import Grid, read_volume, same_voxels
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _mask_file(raw: RawStudy, name: str | None) -> Path | None:
 def _drawn_on(grid: Grid, raw: RawStudy, aligned: Aligned) -> str:
     """The sequence on whose grid an annotation lies."""
     for name, own in aligned.original.items():
-        if grid.matches(reorient(np.broadcast_to(np.False_, own.shape), own)[1]):
+        if same_voxels(grid, own):
             return name
     raise ValueError(
         f"Annotation fits no image: {raw.labels}. Found a grid of {grid.shape} voxels; expected that of one of "
