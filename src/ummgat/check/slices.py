@@ -53,7 +53,9 @@ def standard_slices(volume: NDArray[np.uint8], grid: Grid) -> Tensor:
     first, last = (round(low + part * (high - low)) for part in _HEIGHTS)
     heights = np.arange(first, last, _EVERY)
     heights = heights if heights.size else np.array([(low + high) // 2])
-    scaled = (np.clip(np.rint(values), 1, 255) - 1) / 254 * 1.99 - 0.99
+    # The network was taught on images scaled by these percentiles, and a cohort may be scaled in another way.
+    darkest, brightest = np.percentile(values[brain], (0.5, 99.5))
+    scaled = np.clip((values - darkest) / max(brightest - darkest, 1.0), 0, 1) * 1.99 - 0.99
     # Not `crop_window`: it rounds the other way, and the bundled network was taught on these windows.
     row, column = (round((int(places[a][0]) + int(places[a][-1]) + 1) / 2 - SIDE / 2) for a in (1, 0))
     shown, planes = (crop(v.transpose(2, 1, 0)[heights], (row, column), SIDE, SIDE) for v in (brain, scaled))

@@ -43,7 +43,6 @@ def prepare_images(
     spacing_mm: float = 1.0,
     label_table: Mapping[int, str] = LABELS_EITHER,
     labels_regions: Regions = "unsaid",
-    percentiles: tuple[float, float] = (0.5, 99.5),
     crop_mm: tuple[float, float, float] = (155.0, 176.0, 176.0),
     findings: tuple[str, ...] = (),
 ) -> Prepared:
@@ -59,8 +58,6 @@ def prepare_images(
     spacing_mm : float
     label_table, labels_regions
         See `labels.translate`.
-    percentiles : (float, float)
-        See `normalise.scale_to_uint8`.
     crop_mm : (float, float, float)
         Training crop (plane, row, column) for which lost voxels are counted.
     findings : tuple of str
@@ -100,7 +97,7 @@ def prepare_images(
     for sequence, (data, grid) in raw.items():
         source = images[sequence]
         try:
-            volume, record = _prepare_volume(data, grid, target, percentiles, str(_where(sequence, images, labels)))
+            volume, record = _prepare_volume(data, grid, target, str(_where(sequence, images, labels)))
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -190,15 +187,13 @@ def _try_read(image: Image, name: str, raw: dict[str, tuple[Array, Grid]], probl
         problems.append(str(error))
 
 
-def _prepare_volume(
-    data: Array, grid: Grid, target: Grid, percentiles: tuple[float, float], where: str
-) -> tuple[NDArray[np.uint8], ImageRecord]:
+def _prepare_volume(data: Array, grid: Grid, target: Grid, where: str) -> tuple[NDArray[np.uint8], ImageRecord]:
     """One raw volume (x, y, z) on `grid` → uint8 of shape (plane, row, column) on `target`, and its record (unnamed)."""
     data, grid = reorient(data, grid)
     brain = brain_mask(data, where)
     values = resample_inside(data, brain, grid, target)
     inside = resample(brain.astype(np.float32), grid, target) >= 0.5 - 1e-4
-    scaled = scale_to_uint8(values, inside, percentiles, where)
+    scaled = scale_to_uint8(values, inside, where)
     record = ImageRecord(
         file="", intensity_low=scaled.low, intensity_high=scaled.high, clipped_fraction=scaled.clipped_fraction
     )

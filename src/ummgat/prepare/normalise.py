@@ -12,6 +12,17 @@ _BOX_SHARE = 0.85
 """Brains fill 41–47 % of their bounding box, a slab of one at most π/4; noise around a head fills 93–100 % (BraTS, LGG)."""
 
 
+LEVEL = 100.0
+"""Grey level that the mean of ordinary tissue becomes."""
+
+SPREAD = 22.0
+"""Grey levels that its standard deviation becomes: fluid of a T1 lies 4 below the mean, that of a T2 and the brightest
+tumours of T1ce and FLAIR lie 5 to 8 above."""
+
+_TISSUE = (2.0, 90.0)
+"""Percentiles of the brain between which tissue is ordinary."""
+
+
 @dataclass(frozen=True)
 class Scaled:
     """A scaled volume and how to undo it, as far as clipping allows."""
@@ -90,37 +101,39 @@ def _fill_holes(mask: NDArray[np.bool_], box: tuple[slice, ...]) -> NDArray[np.b
     return filled
 
 
-def scale_to_uint8(data: Array, brain: NDArray[np.bool_], percentiles: tuple[float, float], where: str) -> Scaled:
-    """Map two percentiles of the brain to 1 and 255 linearly, clip, round; the background becomes 0.
+def scale_to_uint8(data: Array, brain: NDArray[np.bool_], where: str) -> Scaled:
+    """Map the level and spread of ordinary tissue to `LEVEL` and `SPREAD` linearly, clip, round; the background becomes 0.
 
-    Source: the paper scales each series to 0–255 and does not say how; see docs/decisions. The background keeps 0 to
-    itself so that it stays exact, and percentiles keep a few bright vessel voxels from darkening everything else.
+    Source: the paper scales each series to 0–255 and does not say how; see docs/decisions/0014. Ordinary tissue is what
+    lies between two percentiles of the brain that leave out the fluid at one end and tumour, vessels and fluid at the
+    other: whatever these do, white and grey matter keep their grey levels from patient to patient.
 
     Parameters
     ----------
     data : ndarray of shape (x, y, z)
     brain : bool ndarray of the same shape
-    percentiles : (float, float)
-        In percent of the brain voxels.
     where : str
         The file, for messages.
 
     Raises
     ------
     ValueError
-        If both percentiles are the same intensity.
+        If ordinary tissue has one intensity only.
     """
     values = data[brain]
     if values.size == 0:
         raise ValueError(
             f"No brain is left: {where}. Found 0 voxels after resampling; expected a brain. Check the voxel size."
         )
-    low, high = (float(v) for v in np.percentile(values, percentiles))
-    if not high > low:
+    first, last = (float(v) for v in np.percentile(values, _TISSUE))
+    tissue = values[(values >= first) & (values <= last)].astype(np.float64)
+    level, spread = float(tissue.mean()), float(tissue.std())
+    if not spread > 1e-6 * max(abs(level), 1e-30):
         raise ValueError(
-            f"Image has no contrast: {where}. Found {low} at the {percentiles[0]}th and at the {percentiles[1]}th "
+            f"Image has no contrast: {where}. Found {first} at the {_TISSUE[0]:g}th and {last} at the {_TISSUE[1]:g}th "
             "percentile of the brain; expected a range. Check the export, or remove the file."
         )
+    low, high = (level + (grey - LEVEL) / SPREAD * spread for grey in (1.0, 255.0))
     scaled = np.zeros(data.shape, np.uint8)
     scaled[brain] = np.rint(np.clip(1 + (values - low) * (254 / (high - low)), 1, 255)).astype(np.uint8)
     clipped = float(np.mean((values < low) | (values > high)))

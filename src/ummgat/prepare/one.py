@@ -92,7 +92,6 @@ def _prepare(raw: RawStudy, center: str, folder: Path, fingerprint: str, setting
         spacing_mm=settings.spacing_mm,
         label_table=raw.label_table if ready is None else OWN_LABELS,
         labels_regions=raw.labels_regions if ready is None else ready.regions,
-        percentiles=settings.percentiles,
         crop_mm=settings.crop_mm,
         findings=(*raw.findings, *(() if ready is None else ready.findings)),
     )

@@ -19,8 +19,6 @@ class PrepareSettings(BaseModel):
     """A name in `LAYOUTS`, or `auto`."""
     spacing_mm: float = Field(1.0, ge=0.2, le=20)
     """Isotropic voxel size of the prepared cohort."""
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    """Percentiles of the brain that become 1 and 255."""
     crop_mm: tuple[float, float, float] = (155.0, 176.0, 176.0)
     """(plane, row, column) of the training crop; only used to count the brain voxels it would lose."""
     raw: bool = False
@@ -49,11 +47,6 @@ class PrepareSettings(BaseModel):
         if self.layout != "auto" and self.layout not in LAYOUTS:
             raise ValueError(
                 f"Unknown layout: --layout. Found {self.layout!r}; expected auto, {', '.join(LAYOUTS)}. Choose one of these."
-            )
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError(
-                f"Bad percentiles. Found {self.percentiles}; expected 0 <= low < high <= 100. Correct the settings."
             )
         if not all(0 < side < 10_000 for side in self.crop_mm):
             raise ValueError(

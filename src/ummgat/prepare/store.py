@@ -12,7 +12,7 @@ from ummgat.prepare.layouts import RawStudy
 from ummgat.prepare.settings import PrepareSettings
 from ummgat.study import load_study
 
-_ALGORITHM = 1  # raise when preparing the same files would give other voxels
+_ALGORITHM = 2  # raise when preparing the same files would give other voxels
 Status = Literal["new", "changed", "up to date", "overwrite"]
 
 
@@ -21,7 +21,7 @@ def fingerprint(raw: RawStudy, layout: str, settings: PrepareSettings) -> str:
 
     Inputs count by name, size and modification time, so that a check reads no voxels and moving the folder changes nothing.
     """
-    how: list[object] = [_ALGORITHM, settings.spacing_mm, settings.percentiles, settings.crop_mm]
+    how: list[object] = [_ALGORITHM, settings.spacing_mm, settings.crop_mm]
     if settings.raw:  # not otherwise, so that studies prepared before this existed stay up to date
         told = settings.template.stat() if settings.template is not None else None
         template = None if told is None else (told.st_size, told.st_mtime_ns)
