@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from options import common_parser, parsed
 from ummgat.config import Config, TrainConfig, load_config
 from ummgat.losses import Expected
 from ummgat.model.networks import Networks, build_networks
-from ummgat.relation import KNOTS, RIMS, SHELL_MM, rim_window
 from ummgat.slices import Batch, trimmed
 from ummgat.train import to_tensors
 from ummgat.train_step import Step, build_optimizers
@@ -40,15 +40,25 @@ def synthetic_batch(config: Config, n_domains: int) -> Batch:
 
     y = np.arange(n) % n_domains
     z = rng.standard_normal((2, n, config.model.latent_dim), dtype=np.float32)
-    return Batch(image(), y, lesion, image(), (y + 1) % n_domains, lesion, z)
+    beside: dict[str, Any] = {
+        "x_clean": image(),
+        "x_tone": image(),
+        "x_same": image(),
+        "labels_src": lesion * 2,
+        "labels_ref": lesion * 2,
+    }
+    if config.model.neighbours:
+        beside["near_src"] = np.concatenate([image(), image()], axis=1) + 1
+    if config.model.atlas:
+        beside |= {name: np.concatenate([image() + 1] * 3, axis=1) for name in ("atlas_src", "atlas_ref")}
+    return Batch(image(), y, lesion, image(), (y + 1) % n_domains, lesion, z)._replace(**beside)
 
 
 def build_step(nets: Networks, config: Config, device: torch.device) -> Step:
-    """A step on copies of `nets`, with a straight line as the curve that the relation loss expects of every direction."""
+    """A step on copies of `nets`, with lesions of one brightness in every domain."""
     own, n_domains = copy.deepcopy(nets), nets.encoder.n_domains
-    knots = torch.linspace(-1, 1, KNOTS, device=device).repeat(n_domains, n_domains, RIMS, 1)
-    lesions, spacing = torch.zeros(n_domains, 3, device=device), config.data.spacing_mm
-    expected = Expected(knots, lesions, lesions, rim_window(spacing), round(SHELL_MM / spacing))
+    lesions, one = torch.zeros(n_domains, 3, device=device), torch.ones(n_domains, device=device)
+    expected = Expected(lesions, lesions, one, torch.ones(n_domains, n_domains, device=device), ring=1)
     return Step(own, build_optimizers(own, config.train), config, lambda p: None, expected)
 
 

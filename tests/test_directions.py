@@ -15,6 +15,7 @@ from ummgat.evaluate.directions import (
     measure,
     medians,
     substitutes_for,
+    translator_of,
     write_rows,
 )
 from ummgat.evaluate.pictures import best_plane, comparison, direction_grid
@@ -78,7 +79,7 @@ def test_measure_knows_that_a_copy_of_the_truth_is_perfect(model, cohort_studies
     # A "translation" that is the truth itself must score 0 error, correlation 1 and ratios 1.
     target = rows[0]["target"]
     truth = np.array(study.volume(target))
-    monkeypatch.setattr("ummgat.evaluate.directions.translate_volume", lambda *a, **k: truth)
+    monkeypatch.setattr("ummgat.translator.translate_volume", lambda *a, **k: truth)
     best = [r for r in measure(model, [study]) if r["substitute"] == "generated" and r["target"] == target]
     for r in best:
         if r["region"] == "brain":
@@ -90,7 +91,8 @@ def test_measure_knows_that_a_copy_of_the_truth_is_perfect(model, cohort_studies
 def test_substitutes_keep_the_brain_and_empty_is_empty(model, cohort_studies):
     study = cohort_studies[0]
     source = np.array(study.volume(study.acquired[0]))
-    found = substitutes_for(model, source, *model.table.domains[1::-1], "mean")
+    target, domain = model.table.domains[:2]
+    found = substitutes_for(translator_of(model, source, domain), target, "mean")
     assert not found["empty"].any()
     assert found["copied"] is source
     for name in ("generated", "matched"):

@@ -228,7 +228,9 @@ def test_a_perfect_translation_lies_at_zero(model, cohort_studies, monkeypatch):
     truth = {s.subject: s for s in cohort_studies if {"t1", "t2"} <= set(s.acquired) and s.center == "A"}
     seen = {}
 
-    def perfect(model, volume, source, target, mode):
+    def perfect(translator, target, mode):
+        ((sequence, volume),) = translator.volumes.items()
+        source = Domain(translator.center, sequence)
         owner = next(s for s in truth.values() if np.array_equal(s.volume(source.sequence), volume))
         seen.setdefault((source, target), []).append(owner.subject)
         sequence = target.sequence if target.center == "A" and target.sequence in owner.acquired else source.sequence

@@ -277,7 +277,7 @@ def test_20_steps_are_bit_for_bit_10_and_a_kill_and_the_rest(go, cohort, strict_
     for path in (resumed, straight):
         assert [line["step"] for line in lines(path / "log.jsonl")] == list(range(2, 21, 2))
     assert nothing_temporary(resumed)
-    x, y = (load_tensors(p / "last.safetensors", "ummgat-model-3")[0] for p in (resumed, straight))
+    x, y = (load_tensors(p / "last.safetensors", "ummgat-model-4")[0] for p in (resumed, straight))
     assert_same_tensors(x, y)
 
 

@@ -10,6 +10,7 @@ from conftest import slices, tiny_config
 from ummgat.domain import DomainTable
 from ummgat.model.networks import Networks, build_networks
 from ummgat.slices import index_volumes, selection_volumes, to_unit
+from ummgat.translate import Beside
 from ummgat.validate import DETAIL_GREYS, PLANES, Probe, build_probe, choose, domain_codes, unpaired_score, validate
 
 TABLE = DomainTable.from_names(["A/t1", "A/t2", "B/t2"])
@@ -120,7 +121,7 @@ def test_without_selection_subjects_nothing_is_chosen():
 class Painter(nn.Module):
     """G(x, s): the whole brain in grey s."""
 
-    def forward(self, x, code, source, brain_only=False):
+    def forward(self, x, code, source, brain_only=False, aside=None):
         return torch.where(x > -1, code.view(-1, 1, 1, 1), -1.0)
 
 
@@ -148,6 +149,14 @@ class ZeroMapper(nn.Module):
         return torch.zeros(len(z), 1)
 
 
+NOTHING = Beside(torch.zeros(3, 0), torch.ones(3))
+
+
+def probe_of(real, sources):
+    """Without neighbours and atlas."""
+    return Probe(real, sources, [torch.zeros(len(x), 2, *x.shape[2:]) for _, _, x, _ in sources], [None] * len(sources))
+
+
 def painted(grey, n=4):
     return torch.where(torch.from_numpy(slices(n)) > -1, grey, -1.0)
 
@@ -160,7 +169,7 @@ def test_networks_that_paint_the_mean_grey_of_a_domain():
     lesion[2, :, 10:14, 10:14] = True
     sources = [("a", 0, painted(0.2), lesion), ("a", 1, painted(0.6), lesion), ("b", 2, painted(-0.6), lesion)]
     studies = [SimpleNamespace(subject="a", center="A"), SimpleNamespace(subject="b", center="B")]
-    found = validate(nets, Probe([painted(g) for g in greys], sources), TABLE, studies, seed=0)
+    found = validate(nets, probe_of([painted(g) for g in greys], sources), TABLE, studies, seed=0, beside=NOTHING)
     rows = {(r["mode"], r["source"], r["target"]): r for r in found["directions"]}
     assert len(rows) == 2 * 6  # modes × directions between different domains
 
@@ -193,7 +202,9 @@ def test_detail_is_relative_to_real_slices_of_the_target():
     lesion = torch.zeros(4, 1, 24, 28, dtype=torch.bool)
     sources = [("a", 0, painted(0.2), lesion), ("b", 2, painted(-0.6), lesion)]
     studies = [SimpleNamespace(subject="a", center="A"), SimpleNamespace(subject="b", center="B")]
-    found = validate(nets, Probe([painted(0.2), striped, painted(-0.6)], sources), TABLE, studies, seed=0)
+    found = validate(
+        nets, probe_of([painted(0.2), striped, painted(-0.6)], sources), TABLE, studies, seed=0, beside=NOTHING
+    )
     to_striped = [r["detail"] for r in found["directions"] if r["target"] == "A/t2"]
     assert max(to_striped) < 0.01  # 1 of about 200, half of the neighbours being in rows
     assert all(r["detail"] == pytest.approx(1) for r in found["directions"] if r["target"] != "A/t2")

@@ -13,6 +13,7 @@ import ummgat
 from bad_nifti import truncate
 from conftest import DOMAINS, tiny_config
 from ummgat.domain import Domain, DomainTable
+from ummgat.model.atlas import Atlas
 from ummgat.model.networks import build_networks, moving_average_of
 from ummgat.pack import pack
 from ummgat.tensors import file_hash, load_tensors, save_tensors
@@ -36,6 +37,9 @@ def model():
         histograms=rng.dirichlet(np.ones(256), 3),
         spreads=np.where(np.eye(3)[:, ::-1, None] > 0, np.nan, rng.random((3, 3, 5)) * 50),
         flickers=np.array([3.5, np.nan, 8.0]),
+        lesions=np.array([[90.0, np.nan, 180.0]] * 3),
+        lesion_spreads=np.array([[9.0, np.nan, 20.0]] * 3),
+        atlas=Atlas(*(rng.integers(0, 256, s).astype(np.uint8) for s in ((3, 5, 6, 4), (3, 5, 6, 4), (5, 6, 4)))),
         criteria={"score": 1.5, "mode": "mean", "sources": {"A/t1": ["A/t2"]}},
         training={"steps": 7},
         version="",
@@ -72,7 +76,7 @@ def test_what_was_exported_comes_back(model, path):
 def test_metadata_can_be_read_without_us(path):
     with safe_open(path, framework="np") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
-    assert metadata["format"] == "ummgat-model-3"
+    assert metadata["format"] == "ummgat-model-4"
     assert metadata["version"] == ummgat.__version__
     assert metadata["domains"] == ["Zürich/t2", "A/t1", "A/t2"]
     assert metadata["config"]["model"]["code_dim"] == 4
@@ -127,7 +131,8 @@ def test_missing_file_is_named(tmp_path):
 
 def test_checkpoint_is_not_a_model(trained_run):
     with pytest.raises(
-        ValueError, match=r"another kind: .*Found format 'ummgat-checkpoint-1'; expected 'ummgat-model-3'"
+        ValueError,
+        match=r"another kind: .*Found format 'ummgat-checkpoint-1'; expected ummgat-model-4 or ummgat-model-3",
     ):
         load_model(trained_run / "checkpoint.safetensors")
 
@@ -148,7 +153,7 @@ def test_weights_that_are_not_numbers_are_refused(model, tmp_path, value):
 
 @pytest.mark.parametrize("message", ["tensor gone", "wrong shape"])
 def test_weights_that_do_not_fit_their_own_config_are_refused(path, message):
-    tensors, metadata = load_tensors(path, "ummgat-model-3")
+    tensors, metadata = load_tensors(path, "ummgat-model-4")
     name = next(n for n in tensors if n.startswith("mapper."))
     tensors = {n: t for n, t in tensors.items() if n != name} | (
         {name: torch.zeros(1, 1)} if message == "wrong shape" else {}
@@ -199,7 +204,7 @@ def test_a_packed_run_is_small_is_used_like_any_model_and_holds_d(trained_run, t
     old, new = load_model(whole), load_model(packed)
     assert new.nets.discriminator is None
     assert new.hash != old.hash
-    tensors, _ = load_tensors(packed, "ummgat-model-3")
+    tensors, _ = load_tensors(packed, "ummgat-model-4")
     checkpoint, _ = load_tensors(trained_run / "checkpoint.safetensors", "ummgat-checkpoint-1")
     weights = {name: t for name, t in tensors.items() if name.split(".")[0] in NETWORKS}
     assert {t.dtype for t in weights.values()} == {torch.float16}
@@ -216,7 +221,7 @@ def test_a_packed_run_is_small_is_used_like_any_model_and_holds_d(trained_run, t
 
 def test_a_run_starts_from_a_packed_model_with_d_and_from_an_exported_one_without(trained_run, tmp_path):
     packed, config = pack(trained_run, tmp_path / "small.safetensors"), tiny_config()
-    stored, _ = load_tensors(packed, "ummgat-model-3")
+    stored, _ = load_tensors(packed, "ummgat-model-4")
     table = DomainTable.from_names(DOMAINS)
     fresh = new_state(config, len(table), torch.device("cpu"))
     state = started_from(packed, config, table, torch.device("cpu"))
@@ -247,3 +252,17 @@ def test_a_model_that_does_not_fit_the_run_is_refused(model_path, config, names,
     with pytest.raises(ValueError, match="does not fit the run") as caught:
         started_from(model_path, config, DomainTable.from_names(names), torch.device("cpu"))
     assert message in str(caught.value)
+
+
+def test_the_files_of_earlier_versions_load_and_speak_their_own_scale():
+    """The bundled model was trained on images scaled by percentiles, and its config names an ablation that is gone."""
+    from ummgat.translator import stretched
+
+    old = load_model(Path(ummgat.__file__).parent / "weights" / "small.safetensors")
+    assert old.by_percentiles
+    assert old.atlas is None
+    volume = np.zeros((4, 6, 6), np.uint8)
+    volume[1:3, 1:5, 1:5] = np.linspace(60, 180, 32).reshape(2, 4, 4)
+    shown = stretched(volume)
+    assert (shown[volume > 0].min(), shown[volume > 0].max()) == (1, 255)
+    assert (shown[volume == 0] == 0).all()

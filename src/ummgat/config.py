@@ -3,7 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,6 +25,10 @@ class DataConfig(_Section):
     height_window: float = Field(
         1.0, gt=0, le=1, description="a reference slice lies within this part of the brain height from its source"
     )
+    augment: float = Field(0.0, ge=0, le=1, description="share of slices whose tone, shading and noise are changed")
+    warp: float = Field(0.0, ge=0, le=1, description="share of slices that are turned, scaled and shifted a little")
+    atlas_dropped: float = Field(0.1, ge=0, le=1, description="share of pairs in which the atlas is not shown to G")
+    atlas_shifted: float = Field(0.15, ge=0, le=1, description="share of pairs in which it is badly registered")
 
 
 class ModelConfig(_Section):
@@ -44,6 +48,12 @@ class ModelConfig(_Section):
     discriminator_widths: tuple[int, ...] = (32, 64, 128, 256)
     discriminator_position: bool = Field(False, description="give D each pixel's place relative to the brain")
     discriminator_statistics: bool = Field(False, description="add a logit from intensity histograms per zone to D")
+    atlas: bool = Field(False, description="show G what the population's atlas expects; see decision 0015")
+    guide_window: int = Field(7, ge=1, description="pixels over which the atlas takes the edges of the source; odd")
+    neighbours: bool = Field(False, description="show G the planes above and below")
+    gate: Literal["off", "empty", "code"] = Field(
+        "off", description="G estimates where lesion is, and draws there by the lesion code; empty: without the code"
+    )
 
     @property
     def unit(self) -> int:
@@ -58,19 +68,41 @@ class LossConfig(_Section):
     style: float = Field(1.0, ge=0)
     cycle: float = Field(1.0, ge=0)
     lesion: float = Field(1.0, ge=0, description="lesion-aware module; 0 switches it off")
-    lesion_apart: bool = Field(
-        False, description="ablation that the paper rejected: translate lesion and rest apart and join them"
-    )
     structure: float = Field(0.0, ge=0, description="local structure kept, contrast free; not in the paper")
     detail: float = Field(0.0, ge=0, description="as much local detail as a real image has; not in the paper")
     relation: float = Field(0.0, ge=0, description="likeness to the population's intensity curves; not in the paper")
     relation_kept: float = Field(0.0, ge=0, le=1, description="share of `relation` that stays after the opening")
+    labels: float = Field(
+        0.0, ge=0, description="lesions as bright as their label asks, cost-sensitive; not in the paper"
+    )
+    label_threshold: float = Field(
+        0.15, gt=0, le=0.5, description="probability of enhancing tumour at which half of its brightness is drawn"
+    )
+    segmentation: float = Field(0.0, ge=0, description="G finds the annotated lesion in its source; not in the paper")
+    back: float = Field(
+        0.0, ge=0, description="back-translation: a real image from its own translation; not in the paper"
+    )
+    own: float = Field(
+        0.0, ge=0, description="an image from itself in another tone, by that tone's code; not in the paper"
+    )
+    contrast: float = Field(
+        0.0, ge=0, description="codes differ between volumes and agree within one; not in the paper"
+    )
+    pairs: float = Field(0.0, ge=0, description="true images where a subject has both; schedule `mixed` only")
     opening: tuple[float, float] = Field(
         (0.0, 0.0),
         description="shares of the run: until the first `relation` leads alone, by the second all weights are in",
     )
     diversity: float = Field(0.0, ge=0)
     r1_gamma: float = Field(1.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: Any) -> Any:
+        """Files of earlier versions name an ablation that is gone; switched off, as it was by default, it changes nothing."""
+        if isinstance(values, dict) and values.get("lesion_apart") is False:
+            return {key: value for key, value in values.items() if key != "lesion_apart"}
+        return values
 
     @model_validator(mode="after")
     def _in_order(self) -> "LossConfig":
@@ -95,14 +127,15 @@ class TrainConfig(_Section):
     betas: tuple[float, float] = (0.0, 0.99)
     weight_decay: float = Field(1e-4, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    schedule: Literal["literal", "alternating", "paired"] = Field(
-        "literal", description="see `train_step`; paired: the bound that sees true pairs, never a model to use"
+    schedule: Literal["literal", "alternating", "mixed", "paired"] = Field(
+        "literal", description="see `train_step`; mixed: alternating, and true pairs where a subject has them"
     )
     d_real: Literal["source", "reference"] = Field(
         "source", description="real images that D sees: the sources, or the references (same domain as the fakes)"
     )
     r1_every: int = Field(1, ge=1, description="R1 on every n-th discriminator step, weighted n times")
     cycle_every: int = Field(1, ge=1, description="cycle loss on every n-th generator step, weighted n times")
+    back_every: int = Field(2, ge=1, description="back-translation on every n-th step, weighted n times")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     devices: int = Field(1, ge=1)
     threads: int = Field(0, ge=0, description="CPU threads per process; 0 = all cores divided by processes")

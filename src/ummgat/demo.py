@@ -18,7 +18,16 @@ from ummgat.config import Config, load_config
 from ummgat.demo_report import demo_report
 from ummgat.domain import Domain
 from ummgat.draw import make_draw
-from ummgat.evaluate.directions import Row, count_wins, direction_table, measure, medians, substitutes_for, write_rows
+from ummgat.evaluate.directions import (
+    Row,
+    count_wins,
+    direction_table,
+    measure,
+    medians,
+    substitutes_for,
+    translator_of,
+    write_rows,
+)
 from ummgat.evaluate.pictures import best_plane, comparison, direction_grid
 from ummgat.files import require_new, write_json, write_text
 from ummgat.generate import Request
@@ -170,13 +179,8 @@ def _pictures(out: Path, model: TrainedModel, study: Study, truth: Study) -> Non
     direction_grid(model, study, truth, out / "translations.png")
     rows = []
     for source, target in (("t1", "t2"), ("t2", "t1"), ("t1", "flair"), ("flair", "t1ce")):
-        found = substitutes_for(
-            model,
-            np.array(study.volume(source)),
-            Domain(study.center, source),
-            Domain(study.center, target),
-            model.criteria["mode"],
-        )
+        translator = translator_of(model, np.array(study.volume(source)), Domain(study.center, source))
+        found = substitutes_for(translator, Domain(study.center, target), model.criteria["mode"])
         rows.append(
             (
                 f"{source} → {target}",

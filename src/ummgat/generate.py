@@ -13,7 +13,7 @@ from ummgat import __version__
 from ummgat.domain import Domain, check_sequence
 from ummgat.reliability import ambiguity, disagreement, nudged_translations, reliability
 from ummgat.slices import to_unit
-from ummgat.translate import translate_volume
+from ummgat.translator import Translator
 from ummgat.validate import unpaired_score
 from ummgat.weights import TrainedModel
 
@@ -91,9 +91,10 @@ def fill(
     available = _available(model, volumes, center, request)
     targets = _targets(model, available, center, request)
     generated = []
+    translator = Translator(model, volumes, center)
     for target in targets:
         sources = _sources(model, available, center, target, request)
-        generated.append(_generate(model, volumes, center, target, sources, request, reference_codes or {}))
+        generated.append(_generate(translator, target, sources, request, reference_codes or {}))
     return generated
 
 
@@ -157,25 +158,25 @@ def _sources(model: TrainedModel, available: Sequence[str], center: str, target:
 
 
 def _generate(
-    model: TrainedModel,
-    volumes: Mapping[str, NDArray[np.uint8]],
-    center: str,
+    translator: Translator,
     target: Domain,
     sources: Sequence[str],
     request: Request,
     reference_codes: Mapping[str, Tensor],
 ) -> Generated:
+    model, volumes, center = translator.model, translator.volumes, translator.center
     mode = model.criteria["mode"] if request.mode == "auto" else request.mode
     codes = {q: _codes(model, Domain(center, q), target, mode, reference_codes) for q in sources}
     flicker = float(model.flickers[model.table.index(target)])
-    answers = [translate_volume(model.nets.generator, volumes[q], *codes[q][0], flicker) for q in sources]
+    posterior = translator.posterior({q: codes[q][0][1] for q in sources})
+    answers = [translator.translate(q, target, codes[q][0], flicker, posterior) for q in sources]
     weights, basis = fusion_weights(model, center, target, sources, mode)
     volume = combined(answers, weights)
     trust = None
     if request.with_reliability:
         nudged = [*answers]
         for q in sources:
-            nudged += nudged_translations(model.nets.generator, volumes[q], codes[q], flicker)
+            nudged += nudged_translations(translator, q, target, codes[q], flicker, posterior)
         # A source may lack brain that another has; where it gave no answer, it does not disagree.
         nudged = [np.where((answer == 0) & (volume > 0), volume, answer) for answer in nudged]
         index = model.table.index
@@ -204,6 +205,7 @@ def _generate(
         "software": f"ummgat {__version__}",
         "intensities": "arbitrary units of the target domain, brain 1-255; a missing sequence has no scale to return to",
         "generated_at_mm": spacing,
+        "atlas_similarity": {q: translator.similarity[q] for q in sources if q in translator.similarity},
         "plane_differences_at_most": round(flicker, 2) if np.isfinite(flicker) else None,
         "warnings": warnings,
     }

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ummgat.config import LossConfig
+from ummgat.model.lesion_gate import N_LABELS
 from ummgat.model.masked import BACKGROUND, brain_mask
 from ummgat.model.networks import Networks
 from ummgat.model.statistics import neighbourhood_mean
-from ummgat.model.tone import along_surface
+from ummgat.model.unet import Answer, Aside
 
 Pass = Literal["latent", "reference"]
 Parts = dict[str, float]
@@ -36,7 +37,14 @@ class Tensors(NamedTuple):
     labels_src: Tensor | None = None
     """Of the annotation, like x_src, 0 where there is none; None: the lesion counts as one label."""
     x_true: Tensor | None = None
-    """For the paired schedule, see `slices.Batch`."""
+    """For the schedules that see pairs, see `slices.Batch`."""
+    labels_ref: Tensor | None = None
+    x_clean: Tensor | None = None
+    x_tone: Tensor | None = None
+    x_same: Tensor | None = None
+    near_src: Tensor | None = None
+    atlas_src: Tensor | None = None
+    atlas_ref: Tensor | None = None
 
 
 def has_lesion_pair(batch: Tensors) -> Tensor:
@@ -99,54 +107,78 @@ class Target(NamedTuple):
     """sg E_{ỹ+N}(x_ref ⊙ m_ref) of the pairs that count; None without any, or with the lesion loss off."""
 
 
+class Expected(NamedTuple):
+    """What the training cohort knows of its domains (`ummgat.relation.Relations`, the atlas), in [-1, 1], as tensors."""
+
+    lesions: Tensor
+    """(n_domains, n_labels): mean; NaN where unknown."""
+    spreads: Tensor
+    """(n_domains, n_labels): standard deviation within a lesion; 0 where unknown."""
+    thresholds: Tensor
+    """(n_domains,): probability of ET at which it is drawn in full, see `ummgat.model.lesion_gate.drawing`."""
+    explained: Tensor
+    """(n_domains, n_domains): share of the target's local structure that the source's explains in the population,
+    [source, target]."""
+    ring: int
+    """Pixels around a lesion in which nothing is asked: its border is blurred, and what is bright there is neither."""
+
+
+def reference_of(batch: Tensors) -> Tensor:
+    """What the code of a reference pass is read from: another subject, or, where a domain is translated to itself, another
+    plane of the very volume in another tone, so that a code must carry the tone.
+    """
+    if batch.x_same is None:
+        return batch.x_ref
+    return torch.where((batch.y_src == batch.y_trg).view(-1, 1, 1, 1), batch.x_same, batch.x_ref)
+
+
 def target_of(nets: Networks, batch: Tensors, kind: Pass, weights: LossConfig) -> Target:
-    """Codes of a pass. All that the encoder says here comes from one call, without gradient."""
+    """Codes of a pass. What the encoder says of targets comes without gradient; of sources, with it in the latent pass,
+    in which E learns: the cycle asks it to describe the image at hand, as the paper writes it.
+    """
     n = len(batch.x_src)
-    images, heads, regions = [batch.x_src], [batch.y_src], [brain_mask(batch.x_src)]
+    if kind == "latent":
+        source = nets.encoder(batch.x_src, batch.y_src, brain_mask(batch.x_src))
+        return Target(nets.mapper(batch.z[0], batch.y_trg), source, None)
+    x_ref = reference_of(batch)
+    images, heads = [batch.x_src, x_ref], [batch.y_src, batch.y_trg]
+    regions = [brain_mask(batch.x_src), brain_mask(x_ref)]
     pairs = has_lesion_pair(batch)
-    with_lesion = kind == "reference" and weights.lesion > 0 and bool(pairs.any())
-    if kind == "reference":
-        images, heads = [*images, batch.x_ref], [*heads, batch.y_trg]
-        regions = [*regions, brain_mask(batch.x_ref)]
+    with_lesion = weights.lesion > 0 and bool(pairs.any())
     if with_lesion:
         images, heads = [*images, batch.x_ref[pairs]], [*heads, batch.y_trg[pairs] + nets.encoder.n_domains]
         regions = [*regions, batch.lesion_ref[pairs]]
     with torch.no_grad():
         codes = nets.encoder(torch.cat(images), torch.cat(heads), torch.cat(regions))
-    if kind == "latent":
-        return Target(nets.mapper(batch.z[0], batch.y_trg), codes, None)
     return Target(codes[n : 2 * n], codes[:n], codes[2 * n :] if with_lesion else None)
 
 
-def translated(
-    nets: Networks, batch: Tensors, x: Tensor, code: Tensor, source: Tensor, mask: Tensor, apart: bool = False
-) -> Tensor:
-    """G(x, code); or, for the ablation `loss.lesion_apart`, lesion and rest translated apart and joined.
-
-    Parameters
-    ----------
-    x : Tensor (batch, 1, height, width)
-        Images that show the anatomy of `batch.x_src`: its lesion masks count.
-    mask : Tensor like x
-        Brain.
-
-    Notes
-    -----
-    Neither part sees the other, which is what the ablation is about. Slices without a lesion are translated whole.
+def asked_lesion(batch: Tensors, expected: Expected) -> Tensor:
+    """Lesion codes of a batch: each label's mean in the target, moved at random by up to one and a half of its spread, so
+    that G learns to obey. (batch, n_labels), NaN where no subject of the target shows a label.
     """
-    if not apart:
-        return nets.generator(x, code, source, mask, batch.origin)
-    cut = batch.lesion_src * mask
-    rest = nets.generator(torch.where(cut > 0, BACKGROUND, x), code, source, mask * (1 - cut), batch.origin)
-    has = cut.flatten(1).any(1)
-    if not bool(has.any()):
-        return rest
-    inside = torch.where(cut[has] > 0, x[has], BACKGROUND)
-    lesion = nets.generator(inside, code[has], source[has], cut[has], batch.origin)
-    return rest.index_put((has,), torch.where(cut[has] > 0, lesion, rest[has]))
+    n = expected.lesions.shape[1]
+    moves = batch.z[1][:, :n].clamp(-1.5, 1.5)
+    return expected.lesions[batch.y_trg] + moves * expected.spreads[batch.y_trg]
 
 
-def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> Tensor:
+def aside_of(batch: Tensors, expected: Expected | None) -> Aside:
+    """What G is shown beside the sources of a batch."""
+    code = threshold = None
+    if expected is not None and expected.lesions.shape[1] == N_LABELS:
+        typical = expected.lesions.nan_to_num().mean()
+        code = asked_lesion(batch, expected).nan_to_num(float(typical))
+        threshold = expected.thresholds[batch.y_trg]
+    own, other = (None, None) if batch.atlas_src is None else (batch.atlas_src[:, :1], batch.atlas_src[:, 1:2])
+    return Aside(batch.near_src, own, other, code, threshold)
+
+
+def returning(aside: Aside) -> Aside:
+    """For the way back of a cycle: source and target change places; of neighbours and lesions nothing is known."""
+    return Aside(own=aside.expected, expected=aside.own)
+
+
+def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7, weight: Tensor | None = None) -> Tensor:
     """Share of the source's local variance that no local linear map of the translation explains: 0 (all) to 1 (nothing).
 
     Blind to contrast and its sign, so it holds anatomy in place without holding back an inversion. Not in the paper;
@@ -158,6 +190,8 @@ def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> 
         Source, translation in [-1, 1]; brain.
     window : int
         Side of the neighbourhood in pixels, odd.
+    weight : Tensor (batch,), optional
+        How much each slice counts: where a source says little of its target, its edges must not be kept.
     """
 
     def local(t: Tensor) -> Tensor:
@@ -170,14 +204,17 @@ def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7) -> 
     var_y = (local(y * y * mask) / n - mean_y.square()).clamp_min(0.0)
     covariance = local(x * y * mask) / n - mean_x * mean_y
     explained = covariance.square() / (var_y + 1e-3)  # a translation must not carry structure below about 4 grey levels
-    return 1.0 - (explained * mask).sum() / (var_x * mask).sum().clamp_min(1e-6)
+    if weight is None:
+        return 1.0 - (explained * mask).sum() / (var_x * mask).sum().clamp_min(1e-6)
+    shares = 1.0 - (explained * mask).sum((1, 2, 3)) / (var_x * mask).sum((1, 2, 3)).clamp_min(1e-6)
+    return (shares * weight).mean()
 
 
 LEVELS = 128
 """Quantiles at which `detail_loss` compares; the outermost leave out 0.4 % at either end."""
 
 
-def detail_loss(x_fake: Tensor, mask: Tensor, x_ref: Tensor) -> Tensor:
+def detail_loss(x_fake: Tensor, mask: Tensor, x_ref: Tensor, weight: Tensor | None = None) -> Tensor:
     """Distance between how much detail a translation has and how much a real image of its domain at its height has.
 
     Detail is the absolute difference of neighbouring brain pixels; compared are its distributions over the slice, so
@@ -192,6 +229,9 @@ def detail_loss(x_fake: Tensor, mask: Tensor, x_ref: Tensor) -> Tensor:
         Translation in [-1, 1]; its brain.
     x_ref : Tensor (batch, 1, height, width)
         The reference it shares its domain with.
+    weight : Tensor (batch,), optional
+        How much each slice counts; then distances are taken slice by slice: where a source says little of its target, detail
+        would be noise.
     """
     levels = (torch.arange(LEVELS, device=mask.device, dtype=torch.float32) + 0.5) / LEVELS
 
@@ -204,67 +244,183 @@ def detail_loss(x_fake: Tensor, mask: Tensor, x_ref: Tensor) -> Tensor:
 
     with torch.no_grad():
         wanted = quantiles(x_ref, brain_mask(x_ref))
+    if weight is not None:
+        each = (quantiles(x_fake, mask) - wanted).square().mean(0) / wanted.square().mean(0).clamp_min(1e-4)
+        return (each.clamp_max(4.0) * weight).nanmean()
     distance = (quantiles(x_fake, mask) - wanted).square().mean(0) / wanted.square().mean(0).clamp_min(1e-6)
     return distance.nanmean()  # NaN in a slice of scattered pixels without neighbours
 
 
-LESION_SHARE = 0.25
-"""Say of all lesions against all healthy brain in `relation_loss`. At 1 they delayed the turning of contrasts, counted by
-their pixels they were drowned, and oedema became dark in a FLAIR made from T2."""
+SPREAD_SCALE = 12 / 127.5
+"""Spread between subjects at which the atlas weighs half."""
+
+DEAD_ZONE = 0.5
+"""Spreads of a label within which its brightness is right: lesions have texture."""
 
 
-class Expected(NamedTuple):
-    """`ummgat.relation.Relations` in [-1, 1], as tensors on the device; NaN where unknown."""
-
-    curves: Tensor
-    """(n_domains, n_domains, rims, knots), [source, target]."""
-    lesions: Tensor
-    """(n_domains, n_labels): mean."""
-    spreads: Tensor
-    """(n_domains, n_labels): standard deviation within a lesion, same scale."""
-    window: int
-    """Side in pixels of the square in which the share of brain is taken."""
-    shell: int
-    """Pixels around a lesion in which healthy brain weighs more."""
+def healthy_brain(batch: Tensors, ring: int) -> Tensor:
+    """Annotated brain without lesion and the ring around it, 0/1; nothing of a slice that nobody annotated is lesion."""
+    around = F.max_pool2d(batch.lesion_src, 2 * ring + 1, stride=1, padding=ring)
+    return brain_mask(batch.x_src) * (1 - around)
 
 
-def relation_loss(batch: Tensors, x_fake: Tensor, expected: Expected) -> Tensor:
-    """Mean absolute difference of the translation from what the training cohort lets one expect.
+def atlas_loss(batch: Tensors, x_fake: Tensor, healthy: Tensor, expected_image: Tensor, asked: Tensor) -> Tensor:
+    """Mean absolute difference from what the population shows here, in healthy brain.
 
-    In healthy brain that is a surface over the source's intensity and the closeness of the rim, per pair of domains, learnt
-    from different subjects (`ummgat.relation`): enough to say which contrasts invert, too coarse to be the answer. Lesions
-    follow other curves (oedema is bright in T2 and in FLAIR, fluid is not), so of each label the mean is compared, once
-    per slice. A mean does not say where a lesion ends: so a pixel counts too by what it lies outside one standard deviation of its
-    label, and the healthy brain next to a lesion once more, which together draw the edge. What is not known does not count. Not in
-    the paper; see docs/decisions/0005.
+    Not in the paper; see docs/decisions/0015. It weighs less where subjects differ.
 
     Parameters
     ----------
-    batch : Tensors
-    x_fake : Tensor (batch, 1, height, width)
-    expected : Expected
+    healthy : Tensor (batch, 1, height, width)
+    expected_image : Tensor (batch, 1, height, width)
+        `Answer.expected`.
+    asked : Tensor (batch,)
+        Pairs that count.
     """
-    knots = expected.curves[batch.y_src, batch.y_trg]
-    known = knots.isfinite().flatten(1).all(1)
-    brain = brain_mask(batch.x_src)
-    rims = neighbourhood_mean(brain, expected.window)
-    surface = along_surface(batch.x_src, rims, torch.where(known[:, None, None], knots, 0.0))
-    healthy = brain * (1 - batch.lesion_src) * known.view(-1, 1, 1, 1)
-    off = (x_fake - surface).abs()
-    around = healthy * F.max_pool2d(batch.lesion_src, 2 * expected.shell + 1, stride=1, padding=expected.shell)
-    loss_healthy = (off * healthy).sum() / healthy.sum().clamp_min(1.0)
-    loss_around = (off * around).sum() / around.sum().clamp_min(1.0)
-    labels = batch.lesion_src if batch.labels_src is None else batch.labels_src
-    each = torch.arange(1, expected.lesions.shape[1] + 1, device=labels.device, dtype=labels.dtype)
-    wanted, spread = expected.lesions[batch.y_trg], expected.spreads[batch.y_trg].nan_to_num()
-    counts = wanted.isfinite() & (batch.y_src != batch.y_trg)[:, None]
-    wanted = wanted.nan_to_num()
-    regions = brain * (labels == each.view(1, -1, 1, 1)) * counts[..., None, None]
-    size = regions.sum((2, 3))
-    mean = (x_fake * regions).sum((2, 3)) / size.clamp_min(1.0)
-    beyond = F.relu((x_fake - wanted[..., None, None]).abs() - spread[..., None, None]) * regions
-    loss_lesion = ((size * (mean - wanted).abs()).sum() + beyond.sum()) / size.sum().clamp_min(1.0)
-    return loss_healthy + LESION_SHARE * (loss_lesion + loss_around)
+    assert batch.atlas_src is not None
+    known = healthy * (expected_image > BACKGROUND) * asked.view(-1, 1, 1, 1)
+    weight = known / (1 + batch.atlas_src[:, 2:] / SPREAD_SCALE)
+    return ((x_fake - expected_image).abs() * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def label_loss(batch: Tensors, x_fake: Tensor, asked: Tensor, spreads: Tensor, thresholds: Tensor) -> Tensor:
+    """Weighted mean square of how far lesions are from the brightness asked for, beyond half a spread of the label.
+
+    Squares, since what minimises them is the mean over what a source leaves open, while that of absolute differences is
+    the median, which has no enhancement wherever its probability is below one half. Enhancing tumour weighs
+    (1 - τ) / τ more, so that the answer is half-way to its brightness at probability τ. Not in the paper.
+
+    Parameters
+    ----------
+    asked, spreads : Tensor (batch, n_labels)
+        Asked-for brightness, NaN where nothing is asked; spread of the label in the target.
+    thresholds : Tensor (batch,)
+        τ; 1 for targets in which ET weighs like the rest.
+    """
+    assert batch.labels_src is not None
+    numbers = torch.arange(1, asked.shape[1] + 1, device=x_fake.device, dtype=x_fake.dtype)
+    counts = asked.isfinite() & (batch.y_src != batch.y_trg)[:, None]
+    regions = brain_mask(batch.x_src) * (batch.labels_src == numbers.view(1, -1, 1, 1)) * counts[..., None, None]
+    costly = torch.where(thresholds < 1, (1 - thresholds) / thresholds, 1.0)
+    weight = torch.ones_like(asked)
+    weight[:, -1] = costly
+    weight = regions * weight[..., None, None]
+    off = (x_fake - asked.nan_to_num()[..., None, None]).abs() - DEAD_ZONE * spreads[..., None, None]
+    return (F.relu(off).square() * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, brain: Tensor) -> Tensor:
+    """Cross-entropy over annotated brain, which calibrates, and the soft Dice of the whole lesion, which finds small ones.
+
+    Parameters
+    ----------
+    logits : Tensor (batch, 1 + N_LABELS, height, width)
+    labels : Tensor (batch, 1, height, width)
+        -1 where nobody annotated.
+    brain : Tensor like labels
+    """
+    known = (brain > 0) & (labels >= 0)
+    wanted = torch.where(known, labels, -1.0).squeeze(1).long()
+    if not bool(known.any()):
+        return logits.new_zeros(())
+    entropy = F.cross_entropy(logits, wanted, ignore_index=-1)
+    found = (1 - logits.softmax(1)[:, :1]) * known
+    lesion = ((labels > 0) & known).to(found.dtype)
+    dice = (2 * (found * lesion).sum() + 1.0) / (found.sum() + lesion.sum() + 1.0)
+    return entropy + 0.3 * (1 - dice)
+
+
+def region_weights(labels: Tensor, brain: Tensor, thresholds: Tensor) -> Tensor:
+    """How much each pixel of a true image says: lesion twice, ET of a costly target (1 - τ) / τ times."""
+    costly = torch.where(thresholds < 1, (1 - thresholds) / thresholds, 2.0).view(-1, 1, 1, 1)
+    return brain * torch.where(labels == N_LABELS, costly, 1 + (labels > 0).to(brain.dtype))
+
+
+def weighted_difference(x: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean absolute difference; 0 where nothing weighs."""
+    return ((x - truth).abs() * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def degraded(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A generated image as another scanner might have acquired it: tone, noise, a blur now and then, 8 bit.
+
+    So that nothing can be hidden in it: a network that is to read its own translation learns to write notes (Chu et al.
+    2017).
+    """
+    n, mask = len(x), brain_mask(x)
+
+    def draw(low: float, high: float) -> Tensor:
+        values = torch.empty((n, 1, 1, 1)).uniform_(low, high, generator=generator)
+        return values.to(x.device)
+
+    blurred = neighbourhood_mean((x - BACKGROUND) * mask, 3) / neighbourhood_mean(mask, 3).clamp_min(1e-3) + BACKGROUND
+    x = torch.where(draw(0, 1) < 0.5, blurred, x)
+    grey = (x + 1) * 127.5
+    grey = 100 + draw(0.8, 1.25) * (100 * (grey.clamp_min(1) / 100) ** draw(0.85, 1.18) - 100)
+    noise = torch.randn(x.shape, generator=generator).to(x.device) * draw(1, 6)
+    return torch.where(mask > 0, (grey + noise).round().clamp(1, 255) / 127.5 - 1, BACKGROUND)
+
+
+def back_loss(
+    nets: Networks, batch: Tensors, code: Tensor, source: Tensor, expected: Expected | None, seed: tuple[int, int]
+) -> Tensor:
+    """Back-translation (Sennrich et al. 2016): a real image of the target domain, from its own translation to the source's.
+
+    A real image is the answer without any pair; the question is synthetic. Not in the paper.
+
+    Parameters
+    ----------
+    code, source : Tensor (batch, code_dim)
+        Of target and source domain.
+    seed : (int, int)
+        Of the degradation: run and step.
+    """
+    mask = brain_mask(batch.x_ref)
+    there = here = Aside()
+    if batch.atlas_ref is not None:
+        own, other = batch.atlas_ref[:, :1], batch.atlas_ref[:, 1:2]
+        there, here = Aside(own=own, expected=other), Aside(own=other, expected=own)
+    thresholds = batch.x_ref.new_ones(len(mask))
+    if expected is not None and expected.lesions.shape[1] == N_LABELS:
+        here = aside_of(batch, expected)._replace(near=None, own=here.own, expected=here.expected)
+        here = here._replace(lesion_code=expected.lesions[batch.y_trg].nan_to_num())
+        back = expected.lesions[batch.y_src].nan_to_num()
+        there = there._replace(lesion_code=back, threshold=torch.ones_like(thresholds))
+        thresholds = expected.thresholds[batch.y_trg]
+    with torch.no_grad():
+        question = nets.generator(batch.x_ref, source, code, mask, batch.origin, aside=there)
+        question = degraded(question, torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1]))
+    answer = nets.generator(question, code, source, mask, batch.origin, aside=here)
+    labels = batch.lesion_ref if batch.labels_ref is None else batch.labels_ref
+    other_domain = (batch.y_src != batch.y_trg).to(mask.dtype).view(-1, 1, 1, 1)
+    return weighted_difference(answer, batch.x_ref, region_weights(labels, mask, thresholds) * other_domain)
+
+
+CONTRAST_TEMPERATURE = 0.2
+LEAST_SPREAD = 0.3
+"""Standard deviation of codes within a domain below which they count as collapsed."""
+
+
+def contrast_loss(nets: Networks, batch: Tensors) -> Tensor:
+    """Two planes of a volume in one tone have one code; volumes and tones of a domain have different ones.
+
+    The trunk is asked to tell which plane belongs to which (InfoNCE, van den Oord et al. 2018), the codes of a domain to
+    spread (VICReg, Bardes et al. 2022). Single images only.
+    """
+    assert batch.x_tone is not None
+    assert batch.x_same is not None
+    images, n = torch.cat([batch.x_tone, batch.x_same]), len(batch.x_tone)
+    features = nets.encoder.features(images)
+    unit = F.normalize(features.float(), dim=1)
+    likeness = unit[:n] @ unit[n:].T / CONTRAST_TEMPERATURE
+    same = torch.arange(n, device=likeness.device)
+    nce = F.cross_entropy(likeness, same)
+    codes = nets.encoder.read(features, batch.y_src.repeat(2)).float()[:n]
+    pair = torch.triu(batch.y_src[:, None] == batch.y_src[None], diagonal=1)
+    if not bool(pair.any()):
+        return nce
+    apart = ((codes[:, None] - codes[None]).square().mean(2) / 2 + 1e-8).sqrt()[pair]
+    return nce + F.relu(LEAST_SPREAD - apart).mean()
 
 
 def paired_loss(x_fake: Tensor, x_true: Tensor) -> Tensor:
@@ -282,6 +438,10 @@ class Terms(NamedTuple):
     relation: float
     structure: float
     detail: float
+    back: float = 0.0
+    """Times its interval."""
+    contrast: float = 0.0
+    """Times its interval."""
 
 
 class GeneratorLoss(NamedTuple):
@@ -299,32 +459,39 @@ def generator_loss(
     weights: LossConfig,
     terms: Terms,
     target: Target,
-    x_fake: Tensor,
+    answer: Answer,
     expected: Expected | None,
+    seed: tuple[int, int] = (0, 0),
 ) -> GeneratorLoss:
-    """L_adv + L_sty + L_cyc (+ L_sty_lesion in the reference pass, - diversity if asked for in the latent pass).
+    """L_adv + L_sty + L_cyc (+ L_sty_lesion in the reference pass) of the paper, and what the config adds.
 
     Parameters
     ----------
     weights : LossConfig
-        Those that stay the same over the run: style, lesion, diversity.
+        Those that stay the same over the run.
     terms : Terms
         Those that do not.
     target : Target
-    x_fake : Tensor (batch, 1, height, width)
+    answer : Answer
         G(x_src, target.code, target.source), with gradient.
     expected : Expected or None
-        For `relation_loss`; None skips it.
+        What the cohort knows; None skips what needs it.
+    seed : (int, int)
+        Run and step, for what is drawn at random.
     """
     assert nets.discriminator is not None
-    n = len(batch.x_src)
+    n, x_fake = len(batch.x_src), answer.image
     mask = brain_mask(batch.x_src)
     total = x_fake.new_zeros(())
     parts: Parts = {}
+
+    def add(name: str, weight: float, loss: Tensor) -> None:
+        nonlocal total
+        total = total + weight * loss
+        parts[name] = loss.item()
+
     if terms.adversarial > 0:
-        loss_adv = adversarial(nets.discriminator(x_fake, batch.y_trg).float(), True)
-        total = total + terms.adversarial * loss_adv
-        parts["g_adv"] = loss_adv.item()
+        add("g_adv", terms.adversarial, adversarial(nets.discriminator(x_fake, batch.y_trg).float(), True))
     lesion: Tensor | None = None
     if target.lesion_code is None:
         code_fake = nets.encoder(x_fake, batch.y_trg, mask).float()
@@ -339,34 +506,49 @@ def generator_loss(
         lesion = (codes[n:] - target.lesion_code.float()).abs().mean()  # mean over pairs that count, not over the batch
         # A factor of 1 with one process; with several, their mean becomes the mean over the pairs of all.
         lesion = lesion * (len(target.lesion_code) / batch.lesion_pairs)
-    loss_sty = (target.code.float() - code_fake).abs().mean()
-    total = total + weights.style * loss_sty
-    parts["style"] = loss_sty.item()
+    asked_code = target.code if weights.contrast == 0 else target.code.detach()  # else M is punished for varying
+    add("style", weights.style, (asked_code.float() - code_fake).abs().mean())
+    aside = aside_of(batch, expected)
     if terms.cycle > 0:
-        x_rec = translated(nets, batch, x_fake, target.source, target.code.detach(), mask, weights.lesion_apart)
+        x_rec = nets.generator(x_fake, target.source, target.code.detach(), mask, batch.origin, aside=returning(aside))
         # Mean over the image, as the paper writes it; background contributes exactly 0.
-        loss_cyc = (batch.x_src - x_rec).abs().mean()
-        total = total + terms.cycle * loss_cyc
-        parts["cycle"] = loss_cyc.item()
-    if terms.relation > 0 and expected is not None:
-        loss_relation = relation_loss(batch, x_fake, expected)
-        total = total + terms.relation * loss_relation
-        parts["relation"] = loss_relation.item()
+        add("cycle", terms.cycle, (batch.x_src - x_rec).abs().mean())
+    other = batch.y_src != batch.y_trg
+    if expected is not None:
+        unpaired = other
+        if weights.pairs > 0 and batch.x_true is not None:
+            has_truth = brain_mask(batch.x_true).flatten(1).any(1) & other
+            unpaired = other & ~has_truth
+            labels = batch.lesion_src if batch.labels_src is None else batch.labels_src
+            region = region_weights(labels, mask * brain_mask(batch.x_true), expected.thresholds[batch.y_trg])
+            loss = weighted_difference(x_fake, batch.x_true, region * has_truth.view(-1, 1, 1, 1))
+            add("pairs", weights.pairs, loss)
+        if terms.relation > 0 and answer.expected is not None and batch.atlas_src is not None:
+            healthy = healthy_brain(batch, expected.ring)
+            add("atlas", terms.relation, atlas_loss(batch, x_fake, healthy, answer.expected, unpaired))
+        if weights.labels > 0 and batch.labels_src is not None:
+            spreads, thresholds = expected.spreads[batch.y_trg], expected.thresholds[batch.y_trg]
+            loss = label_loss(batch, x_fake, asked_lesion(batch, expected), spreads, thresholds)
+            add("labels", weights.labels, loss)
+    if weights.segmentation > 0 and answer.logits is not None and batch.labels_src is not None:
+        add("segmentation", weights.segmentation, segmentation_loss(answer.logits, batch.labels_src, mask))
+    explained = None if expected is None else expected.explained[batch.y_src, batch.y_trg]
     if terms.structure > 0:
-        loss_structure = structure_loss(batch.x_src, x_fake, mask)
-        total = total + terms.structure * loss_structure
-        parts["structure"] = loss_structure.item()
+        add("structure", terms.structure, structure_loss(batch.x_src, x_fake, mask, weight=explained))
     if terms.detail > 0:
-        loss_detail = detail_loss(x_fake, mask, batch.x_ref)
-        total = total + terms.detail * loss_detail
-        parts["detail"] = loss_detail.item()
+        add("detail", terms.detail, detail_loss(x_fake, mask, batch.x_ref, explained))
+    if weights.own > 0 and kind == "reference" and batch.x_tone is not None:
+        same = mask * (~other).to(mask.dtype).view(-1, 1, 1, 1)
+        add("own", weights.own, weighted_difference(x_fake, batch.x_tone, same))
+    if terms.back > 0:
+        code, source = target.code.detach(), target.source.detach()
+        add("back", terms.back, back_loss(nets, batch, code, source, expected, seed))
+    if terms.contrast > 0 and kind == "latent":
+        add("contrast", terms.contrast, contrast_loss(nets, batch))
     if lesion is not None:
-        total = total + weights.lesion * lesion
-        parts["lesion"] = lesion.item()
+        add("lesion", weights.lesion, lesion)
     if weights.diversity > 0 and kind == "latent":
         code = nets.mapper(batch.z[1], batch.y_trg)
-        other = translated(nets, batch, batch.x_src, code, target.source, mask, weights.lesion_apart)
-        spread = (x_fake - other.detach()).abs().mean()
-        total = total - weights.diversity * spread
-        parts["diversity"] = spread.item()
+        another = nets.generator(batch.x_src, code, target.source, mask, batch.origin, aside=aside)
+        add("diversity", -weights.diversity, (x_fake - another.detach()).abs().mean())
     return GeneratorLoss(total, None if lesion is None else weights.lesion * lesion, parts)

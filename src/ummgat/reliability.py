@@ -1,7 +1,7 @@
 """How far to trust each generated voxel, without the truth.
 
-Two reasons for distrust add up. *Disagreement*: how much the answer moves when the question is nudged, i.e. translated
-mirrored, shifted by a pixel and with the other code. *Ambiguity*: how widely the target's intensities spread among training
+Two reasons for distrust add up. *Disagreement*: how much the answer moves when the question is nudged, i.e. the source
+shown in another tone, or the other code taken. *Ambiguity*: how widely the target's intensities spread among training
 subjects at places where a source looks as it does here. A plain cycle residual says little: generators learn to hide the
 source in noise. That distrust correlates with the true error is tested on the phantom, not assumed.
 """
@@ -11,35 +11,51 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from ummgat.model.unet import UShape
-from ummgat.translate import translate_volume
+from ummgat.domain import Domain
+from ummgat.translator import Translator
+
+TONES = (0.8, 1.25)
+"""Contrasts about ordinary tissue in which the source is shown once more."""
 
 FULL_DISTRUST = 96.0
 """Distrust in grey levels at which reliability reaches its end."""
 
 
 def nudged_translations(
-    generator: UShape, volume: NDArray[np.uint8], codes: list[tuple[Tensor, Tensor]], flicker: float
+    translator: Translator,
+    source: str,
+    target: Domain,
+    codes: list[tuple[Tensor, Tensor]],
+    flicker: float,
+    posterior: NDArray[np.float32] | None,
 ) -> list[NDArray[np.uint8]]:
-    """Translate mirrored, shifted by one voxel along row and column, and with every further pair of codes.
+    """Translate in two other tones of the source, and with every further pair of codes.
 
     Parameters
     ----------
-    volume : ndarray (plane, row, column), uint8
+    translator : Translator
+    source : str
+        Sequence of the study.
+    target : Domain
     codes : list of (Tensor (code_dim,), Tensor (code_dim,))
         Of the target and of the source. The first pair is the one in use; others are other estimates of the same.
     flicker : float
-        Of the target, as `translate_volume` takes it.
+        Of the target, see `ummgat.slice_profile.settled`.
+    posterior : ndarray (4, plane, row, column) or None
+        Of lesion labels, as in the answer in use.
 
     Returns
     -------
-    list of ndarray like `volume`
-        Moved back into place.
+    list of ndarray (plane, row, column), uint8
     """
-    mirrored = translate_volume(generator, volume[:, :, ::-1], *codes[0], flicker)[:, :, ::-1]
-    room = np.pad(volume, ((0, 0), (1, 0), (1, 0)))  # one voxel of room, so that the shift pushes nothing out
-    shifted = translate_volume(generator, room, *codes[0], flicker)[:, 1:, 1:]
-    return [mirrored, shifted, *(translate_volume(generator, volume, *pair, flicker) for pair in codes[1:])]
+    volume = translator.volumes[source]
+    grey = np.arange(256, dtype=np.float32)
+    tones = [np.clip(np.rint(100 + gain * (grey - 100)), 1, 255).astype(np.uint8) for gain in TONES]
+    retoned = [np.where(volume > 0, tone[volume], 0).astype(np.uint8) for tone in tones]
+    return [
+        *(translator.translate(source, target, codes[0], flicker, posterior, v) for v in retoned),
+        *(translator.translate(source, target, pair, flicker, posterior) for pair in codes[1:]),
+    ]
 
 
 def disagreement(answers: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

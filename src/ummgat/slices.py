@@ -3,16 +3,18 @@
 No state: the batch of any step can be drawn again, so a resumed run sees exactly what an unbroken one would.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.augment import PLAIN, draw_move, draw_tone, moved, moved_labels, shaded, toned
 from ummgat.config import DataConfig
 from ummgat.crop import crop, crop_window
 from ummgat.domain import Domain, DomainTable
 from ummgat.draw import Draw
+from ummgat.model.atlas import Brought
 from ummgat.study import Study
 
 
@@ -60,10 +62,24 @@ class Batch(NamedTuple):
     origin: tuple[int, int] = (0, 0)
     """Row and column at which the images were cut out of the training crop, see `trimmed`."""
     labels_src: NDArray[np.float32] | None = None
-    """Of the annotation of the source, 0 where there is none; None: nobody asked which part of the lesion is which."""
+    """Of the annotation of the source: 0 is healthy, -1 in a slice that nobody annotated; None: nobody asked which part
+    of the lesion is which."""
+    labels_ref: NDArray[np.float32] | None = None
     x_true: NDArray[np.float32] | None = None
     """What the source's own subject shows in the target domain, all background where that is not known. Read for the
-    paired schedule alone: no other may see it."""
+    schedules `paired` and `mixed` alone: no other may see it."""
+    x_clean: NDArray[np.float32] | None = None
+    """The source as it was scanned, where `x_src` is augmented."""
+    x_tone: NDArray[np.float32] | None = None
+    """The source in another tone, and `x_same`: another plane of its volume in that tone."""
+    x_same: NDArray[np.float32] | None = None
+    near_src: NDArray[np.float32] | None = None
+    """(batch, 2, row, column): planes below and above the source, [0, 2] above background, 0 where there is none."""
+    atlas_src: NDArray[np.float32] | None = None
+    """(batch, 3, row, column): what the atlas shows at the source, [0, 2]: in its own domain, in the target's, and the
+    target's spread between subjects. 0 where not known. The source's subject has no part in it."""
+    atlas_ref: NDArray[np.float32] | None = None
+    """The same at the reference: in the target's domain, in the source's, and the source's spread."""
 
 
 def trimmed(batch: Batch, unit: int) -> Batch:
@@ -72,14 +88,16 @@ def trimmed(batch: Batch, unit: int) -> Batch:
     The generator gives the same answer either way, since it attends to brain only and is told the origin; the
     arithmetic on background is saved. `unit` keeps its tokens where they were.
     """
-    brain = np.asarray(((batch.x_src > -1) | (batch.x_ref > -1)).any((0, 1)))
+    shown = [x for x in (batch.x_src, batch.x_ref, batch.x_same) if x is not None]
+    brain = np.asarray(np.any([(x > -1).any((0, 1)) for x in shown], axis=0))
     box, origin = [], []
     for axis in (0, 1):
         occupied = np.flatnonzero(brain.any(axis=1 - axis))
         start, stop = int(occupied[0]) // unit * unit, -(-int(occupied[-1] + 1) // unit) * unit
         box.append(slice(start, min(stop, brain.shape[axis])))
         origin.append(start)
-    names = ("x_src", "lesion_src", "x_ref", "lesion_ref", "labels_src", "x_true")
+    kept = ("y_src", "y_trg", "z", "origin")
+    names = tuple(name for name in batch._fields if name not in kept)
     images = [name for name in names if getattr(batch, name) is not None]
     cut = {name: getattr(batch, name)[:, :, box[0], box[1]] for name in images}
     return batch._replace(**cut, origin=(origin[0], origin[1]))
@@ -155,6 +173,19 @@ def _index_volume(
     return TrainingVolume(study, sequence, domain, planes, heights, has_lesion, corner)
 
 
+class Drawn(NamedTuple):
+    """A slice as it enters a batch."""
+
+    volume: TrainingVolume
+    plane: int
+    flipped: bool
+
+    @property
+    def columns(self) -> slice:
+        """Left to right, or mirrored."""
+        return slice(None, None, -1 if self.flipped else 1)
+
+
 class SliceSampler:
     """Draws balanced batches from training volumes.
 
@@ -164,12 +195,26 @@ class SliceSampler:
     n_domains : int
     config : DataConfig
     seed : int
+    atlas : mapping of (subject, sequence) → Brought, optional
+        Read beside the slices.
+    near : bool
+        Read the planes above and below a source, too.
     """
 
-    def __init__(self, volumes: Sequence[TrainingVolume], n_domains: int, config: DataConfig, seed: int) -> None:
+    def __init__(
+        self,
+        volumes: Sequence[TrainingVolume],
+        n_domains: int,
+        config: DataConfig,
+        seed: int,
+        atlas: Mapping[tuple[str, str], Brought] | None = None,
+        near: bool = False,
+    ) -> None:
         self.by_domain = [[v for v in volumes if v.domain == i] for i in range(n_domains)]
         self.config = config
         self.seed = seed
+        self.atlas = atlas
+        self.near = near
 
     def batch(self, step: int, size: int, latent_dim: int, paired: bool = False) -> Batch:
         """Draw the batch of `step`: domains uniform, then subject uniform, then plane.
@@ -191,9 +236,102 @@ class SliceSampler:
             x_true = np.stack(
                 [self._true(source, int(y), x) for (source, _), y, x in zip(drawn, y_trg, x_src[:, 0], strict=True)]
             )[:, None]
-        return Batch(x_src, y_src, lesion_src, x_ref, y_trg, lesion_ref, z, labels_src=labels_src, x_true=x_true)
+        batch = Batch(x_src, y_src, lesion_src, x_ref, y_trg, lesion_ref, z, labels_src=labels_src, x_true=x_true)
+        batch = batch._replace(labels_ref=labels_ref)
+        batch = self._beside(batch, drawn)
+        # A generator of its own: what is drawn does not depend on what is done to it.
+        return self._varied(batch, drawn, np.random.default_rng([self.seed, step, 1]))
 
-    def _pair(self, rng: np.random.Generator, y_src: int, y_trg: int) -> tuple["_Drawn", "_Drawn"]:
+    def _beside(self, batch: Batch, drawn: Sequence[tuple[Drawn, Drawn]]) -> Batch:
+        """Add neighbouring planes and the atlas."""
+        if self.near:
+            batch = batch._replace(near_src=np.stack([self.near_planes(source) for source, _ in drawn]))
+        if self.atlas is not None:
+            pairs = list(zip(batch.y_src, batch.y_trg, strict=True))
+            sources = [self._expected(s, int(a), int(b)) for (s, _), (a, b) in zip(drawn, pairs, strict=True)]
+            references = [self._expected(r, int(b), int(a)) for (_, r), (a, b) in zip(drawn, pairs, strict=True)]
+            batch = batch._replace(atlas_src=np.stack(sources), atlas_ref=np.stack(references))
+        return batch
+
+    def near_planes(self, drawn: Drawn) -> NDArray[np.float32]:
+        """Planes below and above, [0, 2]; 0 beyond the volume."""
+        n = drawn.volume.study.grid.shape[2]
+        planes = [drawn._replace(plane=drawn.plane + step) for step in (-1, 1)]
+        like = self._image(drawn, drawn.volume.sequence)
+        return np.stack(
+            [self._image(p, drawn.volume.sequence) + 1 if 0 <= p.plane < n else np.zeros_like(like) for p in planes]
+        )
+
+    def _expected(self, drawn: Drawn, own: int, other: int) -> NDArray[np.float32]:
+        """What the atlas shows of `own` and `other` domain, and the spread of the other, in the crop of a slice."""
+        return np.concatenate([self.maps(drawn, (own, other)), self.maps(drawn, (other,), spreads=True)])
+
+    def maps(self, drawn: Drawn, domains: Sequence[int], spreads: bool = False) -> NDArray[np.float32]:
+        """What the atlas shows of some domains in the crop of a slice, or how it spreads: (n, row, column), [0, 2]."""
+        assert self.atlas is not None
+        volume, size = drawn.volume, self.config.crop
+        at = self.atlas[volume.study.subject, volume.sequence]
+        values = at.plane((at.spreads if spreads else at.means)[list(domains)], drawn.plane) / np.float32(127.5)
+        out = np.zeros((len(domains), *size), np.float32)
+        _, rows, columns = at.box
+        top, left = (b.start - c for b, c in zip((rows, columns), volume.corner, strict=True))
+        here = [slice(max(s, 0), min(s + n, m)) for s, n, m in zip((top, left), values.shape[1:], size, strict=True)]
+        there = [slice(h.start - s, h.stop - s) for h, s in zip(here, (top, left), strict=True)]
+        out[:, here[0], here[1]] = values[:, there[0], there[1]]
+        return np.ascontiguousarray(out[:, :, drawn.columns])
+
+    def _varied(self, batch: Batch, drawn: Sequence[tuple[Drawn, Drawn]], rng: np.random.Generator) -> Batch:
+        """Show sources as other scanners and heads would, and hide or spoil what stands beside them now and then."""
+        config = self.config
+        if not (config.augment or config.warp):
+            return batch
+        new = {
+            name: getattr(batch, name).copy()
+            for name in ("x_src", "labels_src", "x_true", "near_src", "atlas_src")
+            if getattr(batch, name) is not None
+        }
+        same = np.stack([self._image(self._other_plane(rng, source), source.volume.sequence) for source, _ in drawn])
+        tones = []
+        for i in range(len(batch.x_src)):
+            if rng.random() < config.warp:
+                move = draw_move(rng, config.crop)
+                for name, background in (("x_src", -1.0), ("x_true", -1.0), ("near_src", 0.0), ("atlas_src", 0.0)):
+                    if name in new:
+                        new[name][i] = moved(new[name][i], move, background)
+                new["labels_src"][i, 0] = moved_labels(new["labels_src"][i, 0], move)
+            self._spoil(new, i, rng)
+            tones.append(draw_tone(rng) if rng.random() < 0.8 else PLAIN)
+        clean = new["x_src"].copy()
+        tone = np.stack([toned(x, t) for x, t in zip(clean, tones, strict=True)])
+        same = np.stack([toned(x, t) for x, t in zip(same, tones, strict=True)])[:, None]
+        for i in range(len(clean)):
+            if rng.random() < config.augment:
+                near = new["near_src"][i] - 1 if self.near else np.empty((0, *config.crop), np.float32)
+                shown = shaded(toned(np.concatenate([new["x_src"][i], near]), draw_tone(rng)), rng)
+                new["x_src"][i] = shown[:1]
+                if self.near:
+                    new["near_src"][i] = shown[1:] + 1
+        new["lesion_src"] = (new["labels_src"] > 0).astype(np.float32)
+        return batch._replace(**new, x_clean=clean, x_tone=tone, x_same=same)
+
+    def _spoil(self, new: dict[str, NDArray[np.float32]], i: int, rng: np.random.Generator) -> None:
+        """Neighbours may be missing, as in a cycle; the atlas may be, or lie a few millimetres off."""
+        hidden, off = rng.random(2)
+        if "near_src" in new and hidden < 0.2:
+            new["near_src"][i] = 0
+        if "atlas_src" in new:
+            if off < self.config.atlas_dropped:
+                new["atlas_src"][i] = 0
+            elif off < self.config.atlas_dropped + self.config.atlas_shifted:
+                reach = max(1, round(6 / self.config.spacing_mm))
+                new["atlas_src"][i] = np.roll(new["atlas_src"][i], rng.integers(-reach, reach + 1, 2), (1, 2))
+
+    def _other_plane(self, rng: np.random.Generator, drawn: Drawn) -> Drawn:
+        """A plane of the same volume, nearby in height but not the same if there is another."""
+        planes = drawn.volume.planes[drawn.volume.planes != drawn.plane]
+        return drawn if not len(planes) else drawn._replace(plane=int(planes[rng.integers(len(planes))]))
+
+    def _pair(self, rng: np.random.Generator, y_src: int, y_trg: int) -> tuple[Drawn, Drawn]:
         want_lesion = bool(rng.random() < self.config.lesion_share)
         source = self.by_domain[y_src][rng.integers(len(self.by_domain[y_src]))]
         others = [v for v in self.by_domain[y_trg] if v.study.subject != source.study.subject]
@@ -204,8 +342,8 @@ class SliceSampler:
         at = self._plane(rng, source, want_lesion, None)
         near = self._plane(rng, reference, want_lesion, float(source.heights[at]))
         flips = [bool(rng.random() < self.config.flip) for _ in range(2)]
-        first = _Drawn(source, int(source.planes[at]), flips[0])
-        return first, _Drawn(reference, int(reference.planes[near]), flips[1])
+        first = Drawn(source, int(source.planes[at]), flips[0])
+        return first, Drawn(reference, int(reference.planes[near]), flips[1])
 
     def _swap_source(self, rng: np.random.Generator, y_trg: int) -> tuple[TrainingVolume, list[TrainingVolume]]:
         targets = self.by_domain[y_trg]
@@ -226,34 +364,21 @@ class SliceSampler:
             eligible = near if len(near) else eligible[[int(distance.argmin())]]
         return int(eligible[rng.integers(len(eligible))])
 
-    def _read(self, drawn: "_Drawn") -> tuple[NDArray[np.float32], ...]:
+    def _read(self, drawn: Drawn) -> tuple[NDArray[np.float32], ...]:
         volume = drawn.volume
         x = self._image(drawn, volume.sequence)
         labels = volume.study.labels()
         if labels is None:
-            return x, np.zeros_like(x)
+            return x, np.full_like(x, -1)
         own = crop(labels[drawn.plane], volume.corner, *self.config.crop)[:, drawn.columns]
         return x, np.ascontiguousarray(own).astype(np.float32)
 
-    def _image(self, drawn: "_Drawn", sequence: str) -> NDArray[np.float32]:
+    def _image(self, drawn: Drawn, sequence: str) -> NDArray[np.float32]:
         image = crop(drawn.volume.study.volume(sequence)[drawn.plane], drawn.volume.corner, *self.config.crop)
         return to_unit(np.ascontiguousarray(image[:, drawn.columns]))
 
-    def _true(self, source: "_Drawn", domain: int, like: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _true(self, source: Drawn, domain: int, like: NDArray[np.float32]) -> NDArray[np.float32]:
         """The drawn plane of the source's subject in another domain; background where the draw has no such volume."""
         subject = source.volume.study.subject
         own = [v for v in self.by_domain[domain] if v.study.subject == subject]
         return self._image(source, own[0].sequence) if own else np.full_like(like, -1.0)
-
-
-class _Drawn(NamedTuple):
-    """A slice as it enters a batch."""
-
-    volume: TrainingVolume
-    plane: int
-    flipped: bool
-
-    @property
-    def columns(self) -> slice:
-        """Left to right, or mirrored."""
-        return slice(None, None, -1 if self.flipped else 1)

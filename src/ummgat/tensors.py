@@ -23,14 +23,14 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
         temporary.write_bytes(data)
 
 
-def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file that `save_tensors` wrote.
 
     Parameters
     ----------
     path : Path
-    kind : str
-        The `format` its metadata must state, e.g. "ummgat-model-1".
+    *kinds : str
+        The `format` its metadata must state, e.g. "ummgat-model-1"; one of several, the present one first.
 
     Raises
     ------
@@ -39,7 +39,9 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Weights are missing: {path}. Found no file; expected a {kind} file. Check the path.")
+        raise FileNotFoundError(
+            f"Weights are missing: {path}. Found no file; expected a {kinds[0]} file. Check the path."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
@@ -49,17 +51,17 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             f"Weights file is damaged: {path}. Found {error}; expected a complete safetensors file. "
             "It was probably cut short: copy it again."
         ) from error
-    if metadata.get("format") != kind:
+    if metadata.get("format") not in kinds:
         raise ValueError(
-            f"Weights file is of another kind: {path}. Found format {metadata.get('format')!r}; expected {kind!r}. "
+            f"Weights file is of another kind: {path}. Found format {metadata.get('format')!r}; expected {' or '.join(kinds)}. "
             "Choose the file that this command writes or asks for."
         )
     return tensors, metadata
 
 
-def load_finite(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_finite(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """`load_tensors` of weights that are to be used; ValueError if one of them is not a number."""
-    tensors, metadata = load_tensors(path, kind)
+    tensors, metadata = load_tensors(path, *kinds)
     if not all_finite(tensors):
         raise ValueError(f"Weights are not finite: {path}. Found NaN or infinity; expected numbers. Use another file.")
     return tensors, metadata

@@ -18,19 +18,23 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ummgat.atlas_learning import TrainingAtlas, training_atlas
 from ummgat.config import Config
+from ummgat.domain import DomainTable
 from ummgat.draw import Draw
 from ummgat.estimate import Estimate, estimate
 from ummgat.files import write_json
-from ummgat.losses import Expected, Parts, Tensors
+from ummgat.losses import Expected, Parts, Tensors, structure_loss
 from ummgat.matching import intensity_histogram
+from ummgat.model.asked import asked_brightness, thresholds
+from ummgat.model.atlas import Atlas
 from ummgat.model.networks import update_average
-from ummgat.relation import SHELL_MM, Relations, relations, rim_window
+from ummgat.relation import Relations, relations
 from ummgat.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes, trimmed
 from ummgat.study import Study
 from ummgat.train_state import TrainState, load_state, new_state, save_state, started_from
 from ummgat.train_step import Step
-from ummgat.translate import translate_slices
+from ummgat.translate import Beside, translate_slices
 from ummgat.validate import Probe, build_probe, domain_codes, validate
 from ummgat.weights import TrainedModel, save_model
 
@@ -49,7 +53,7 @@ def plan(config: Config, studies: Sequence[Study], draw: Draw) -> Estimate:
     volumes = _training_volumes(config, studies, draw)
     _set_threads(config)
     state = new_state(config, len(draw.domains), torch.device("cpu"))
-    sampler = SliceSampler(volumes, len(draw.domains), config.data, config.train.seed)
+    sampler = _sampler(config, volumes, len(draw.domains), None)
     return _estimate(config, state, sampler, lambda: nullcontext(), torch.device("cpu"))
 
 
@@ -121,14 +125,16 @@ def train(
         write_json(out / "draw.json", draw.model_dump(mode="json"))
         _cut_log(out / "log.jsonl", state.step)
         _cut_log(out / "validation.jsonl", state.step)
-    sampler = SliceSampler(volumes, len(table), config.data, config.train.seed)
+    atlas = training_atlas(volumes, len(table), out / "atlas.safetensors") if config.model.atlas else None
+    sampler = _sampler(config, volumes, len(table), atlas)
     chosen = [study for study in studies if study.subject in draw.selection]
-    probe = build_probe(volumes, selection_volumes(chosen, table, config.data), len(table), config)
+    found = relations(volumes, len(table))
+    expected = expectations(config, table, found, None if atlas is None else atlas.atlas, fabric.device)
+    seen = selection_volumes(chosen, table, config.data)
+    probe = build_probe(volumes, seen, len(table), config, None if atlas is None else atlas.atlas)
     if on_estimate is not None and first and state.step < config.train.iterations:
         on_estimate(_estimate(config, state, sampler, fabric.autocast, fabric.device))
     writer = _tensorboard(out, state.step) if first else None
-    found = relations(volumes, len(table))
-    expected = _expected(config, found, fabric.device)
     step = Step(state.nets, state.optimizers, config, _gradient_averager(fabric), expected)
     records = _Averages()
     saved_at = time.monotonic()
@@ -154,7 +160,8 @@ def train(
             if on_step is not None and first:
                 on_step(state.step, parts, seconds)
             if first and (state.step % config.train.validate_every == 0 or done):
-                _validate(out, state, config, draw, probe, volumes, found, chosen, writer, last=done)
+                shown = None if atlas is None else atlas.atlas
+                _validate(out, state, config, draw, probe, volumes, found, shown, chosen, writer, last=done)
             if first and (time.monotonic() - saved_at > 60 * config.train.checkpoint_minutes or done):
                 save_state(checkpoint, state, config, draw)
                 saved_at = time.monotonic()
@@ -173,6 +180,11 @@ def _training_volumes(config: Config, studies: Sequence[Study], draw: Draw) -> l
             "train.schedule is paired. Draw with --mode all, or choose another schedule."
         )
     return volumes
+
+
+_BESIDE = (
+    *("labels_src", "x_true", "labels_ref", "x_clean", "x_tone", "x_same", "near_src", "atlas_src", "atlas_ref"),
+)
 
 
 def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: int = 1) -> Tensors:
@@ -194,30 +206,62 @@ def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: in
         z=tensor(batch.z[:, own]),
         lesion_pairs=float(pairs.sum()) / world_size,
         origin=batch.origin,
-        labels_src=None if batch.labels_src is None else tensor(batch.labels_src[own]),
-        x_true=None if batch.x_true is None else tensor(batch.x_true[own]),
+        **{name: tensor(getattr(batch, name)[own]) for name in _BESIDE if getattr(batch, name) is not None},
     )
 
 
 def draw_batch(sampler: SliceSampler, config: Config, step: int) -> Batch:
     """The whole batch of a step; cut to the brain unless the schedule is literal, before processes share it."""
     schedule = config.train.schedule
-    batch = sampler.batch(step, config.train.batch, config.model.latent_dim, paired=schedule == "paired")
+    paired = schedule in ("paired", "mixed")
+    batch = sampler.batch(step, config.train.batch, config.model.latent_dim, paired=paired)
     return batch if schedule == "literal" else trimmed(batch, config.model.unit)
 
 
-def _expected(config: Config, found: Relations, device: torch.device) -> Expected | None:
-    """What the relation loss compares to; learnt again from the same volumes when a run goes on."""
-    if not config.loss.relation:
-        return None
-    for source, target in np.argwhere(np.isnan(found.curves).any((-2, -1))):
-        log.warning(
-            "No two subjects relate domain %d to %d: the relation loss leaves this direction out", source, target
-        )
-    curves, lesions = (torch.from_numpy(values / 127.5 - 1).to(device) for values in (found.curves, found.lesions))
-    spreads = torch.from_numpy(found.lesion_spreads / 127.5).to(device)
-    spacing = config.data.spacing_mm
-    return Expected(curves, lesions, spreads, rim_window(spacing), round(SHELL_MM / spacing))
+def _sampler(
+    config: Config, volumes: Sequence[TrainingVolume], n_domains: int, atlas: TrainingAtlas | None
+) -> SliceSampler:
+    """Of the run; a trial step needs no atlas, which takes minutes to learn."""
+    expected = None if atlas is None else atlas.expected
+    return SliceSampler(volumes, n_domains, config.data, config.train.seed, expected, config.model.neighbours)
+
+
+RING_MM = 2.0
+"""Around lesions, where nothing is asked."""
+
+
+def expectations(
+    config: Config, table: DomainTable, found: Relations, atlas: Atlas | None, device: torch.device
+) -> Expected:
+    """What losses compare to; learnt again from the same volumes when a run goes on."""
+    lesions = asked_brightness(table, found.lesions, found.lesion_spreads) / 127.5 - 1
+    spreads = np.nan_to_num(found.lesion_spreads) / 127.5
+    n = len(lesions)
+    explained = np.ones((n, n), np.float32) if atlas is None else explained_structure(atlas)
+    ring = max(1, round(RING_MM / config.data.spacing_mm))
+    from_where = torch.from_numpy(thresholds(table, config.loss.label_threshold)).to(device)
+
+    def tensor(values: NDArray[np.floating]) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(device)
+
+    return Expected(tensor(lesions), tensor(spreads), from_where, tensor(explained), ring)
+
+
+def explained_structure(atlas: Atlas) -> NDArray[np.float32]:
+    """Share of the target's local structure that the source's explains, for each pair of domains of an atlas; 1 where
+    either is not known. (n_domains, n_domains), [source, target].
+    """
+    n = len(atlas.means)
+    mask = torch.from_numpy((atlas.brain >= 128).astype(np.float32))[:, None]
+    images = torch.from_numpy(atlas.means / np.float32(127.5) - 1)[:, :, None]
+    shares = np.ones((n, n), np.float32)
+    for source in range(n):
+        for target in range(n):
+            if source != target and atlas.means[source].any() and atlas.means[target].any():
+                # What of the target no line in the source explains: roles as in the loss, changed.
+                left = float(structure_loss(images[target], images[source], mask))
+                shares[source, target] = np.clip(1 - left, 0.05, 1)
+    return shares
 
 
 def _set_threads(config: Config) -> None:
@@ -306,13 +350,15 @@ def _validate(
     probe: Probe,
     volumes: Sequence[TrainingVolume],
     found: Relations,
+    atlas: Atlas | None,
     chosen: Sequence[Study],
     writer: Any,
     last: bool,
 ) -> None:
     """Score the moving average, export it if it is the best so far, log scalars and pictures."""
     table = draw.table
-    criteria = validate(state.average, probe, table, chosen, config.train.seed)
+    beside = Beside.of(table, config, found.lesions, found.lesion_spreads)
+    criteria = validate(state.average, probe, table, chosen, config.train.seed, beside)
     distances = {f"kernel {row['source']} → {row['target']}": row["kernel"] for row in criteria["directions"]}
     _require_finite("Validation", distances, state.step, out / "checkpoint.safetensors")
     model = TrainedModel(
@@ -328,6 +374,9 @@ def _validate(
         ),
         spreads=found.spreads.astype(np.float64),
         flickers=found.flickers.astype(np.float64),
+        lesions=found.lesions.astype(np.float64),
+        lesion_spreads=found.lesion_spreads.astype(np.float64),
+        atlas=atlas,
         criteria=criteria,
         training={
             "steps": state.step,

@@ -27,6 +27,7 @@ from ummgat.tensors import (
 )
 from ummgat.train_step import Optimizers, build_optimizers
 from ummgat.weights import FORMAT as MODEL_FORMAT
+from ummgat.weights import OLDER
 
 FORMAT = "ummgat-checkpoint-1"
 
@@ -73,7 +74,7 @@ def started_from(path: Path, config: Config, table: DomainTable, device: torch.d
     FileNotFoundError, ValueError
         Missing, damaged, or a model of other domains or another architecture.
     """
-    tensors, metadata = load_finite(path, MODEL_FORMAT)
+    tensors, metadata = load_finite(path, MODEL_FORMAT, OLDER)
     different = [
         f"model.{key} {metadata['config']['model'].get(key)!r} → {value!r}"
         for key, value in config.model.model_dump(mode="json").items()

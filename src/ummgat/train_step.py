@@ -4,6 +4,7 @@ literal      D on the latent pass, D on the reference pass, G+E+M on the latent 
              reference pass. Every pass translates anew; R1 at every step of D.
 alternating  one kind of pass per iteration, latent and reference in turn; D and G share one translation; R1 and the
              cycle loss at intervals, weighted by them. Its batches come cut to the brain (`slices.trimmed`).
+mixed        alternating, and the true image where a training subject has it (`loss.pairs`).
 paired       G + M by the true image, which an unpaired method never sees: the bound that ours is measured against.
 """
 
@@ -23,14 +24,15 @@ from ummgat.losses import (
     Target,
     Tensors,
     Terms,
+    aside_of,
     discriminator_loss,
     generator_loss,
     paired_loss,
     target_of,
-    translated,
 )
 from ummgat.model.masked import brain_mask
 from ummgat.model.networks import Networks
+from ummgat.model.unet import Answer
 
 AverageGradients = Callable[[Iterable[nn.Parameter]], None]
 """Average gradients over processes, in place; does nothing with one process. All processes must call it alike."""
@@ -75,7 +77,7 @@ def set_learning_rates(optimizers: Optimizers, config: TrainConfig, step: int) -
             group["lr"] = getattr(config, f"lr_{name}") * factor
 
 
-def terms_at(config: Config, step: int, cycle: float) -> Terms:
+def terms_at(config: Config, step: int, cycle: float, back: float = 0.0, contrast: float = 0.0) -> Terms:
     """Weights of G's loss at `step`; computed from it, so that resuming changes nothing.
 
     With a relation loss the run has an opening. Until its first mark the relation leads alone, so that every direction
@@ -84,11 +86,13 @@ def terms_at(config: Config, step: int, cycle: float) -> Terms:
     """
     loss = config.loss
     if not loss.relation:
-        return Terms(loss.adversarial, cycle, 0.0, loss.structure, loss.detail)
+        return Terms(loss.adversarial, cycle, 0.0, loss.structure, loss.detail, back, contrast)
     begin, end = (mark * config.train.iterations for mark in loss.opening)
     done = 1.0 if step >= end else max(0.0, (step - begin) / (end - begin))
     relation = loss.relation * (1 - (1 - loss.relation_kept) * done)
-    return Terms(loss.adversarial * done, cycle, relation, loss.structure * done, loss.detail * done)
+    return Terms(
+        loss.adversarial * done, cycle, relation, loss.structure * done, loss.detail * done, back * done, contrast
+    )
 
 
 @contextmanager
@@ -130,11 +134,13 @@ class Step:
         kinds: tuple[Pass, Pass] = ("latent", "reference")
         for kind in kinds:
             with torch.no_grad():
-                x_fake = self._translate(batch, target_of(self.nets, batch, kind, weights))
+                x_fake = self._translate(batch, target_of(self.nets, batch, kind, weights)).image
             parts |= self._discriminate(batch, x_fake, weights.r1_gamma)
         for kind in kinds:
             target = target_of(self.nets, batch, kind, weights)
-            parts |= self._generate(batch, kind, target, self._translate(batch, target), weights.cycle, step)
+            answer = self._translate(batch, target)
+            terms = terms_at(self.config, step, weights.cycle, weights.back, weights.contrast)
+            parts |= self._generate(batch, kind, target, answer, terms, step)
         return parts
 
     def alternating(self, batch: Tensors, step: int) -> Parts:
@@ -142,18 +148,23 @@ class Step:
         weights, train, pair = self.config.loss, self.config.train, step // 2
         kind: Pass = "latent" if step % 2 == 0 else "reference"
         target = target_of(self.nets, batch, kind, weights)
-        x_fake = self._translate(batch, target)
+        answer = self._translate(batch, target)
         r1 = weights.r1_gamma * train.r1_every if pair % train.r1_every == 0 else 0.0
-        parts = self._discriminate(batch, x_fake, r1)
+        parts = self._discriminate(batch, answer.image, r1)
         cycle = weights.cycle * train.cycle_every if pair % train.cycle_every == 0 else 0.0
-        return parts | self._generate(batch, kind, target, x_fake, cycle, step)
+        # Not on the steps of the cycle, so that steps cost alike.
+        due = (pair + 1) % train.back_every == 0
+        back, contrast = (w * train.back_every if due else 0.0 for w in (weights.back, weights.contrast))
+        terms = terms_at(self.config, step, cycle, back, contrast)
+        return parts | self._generate(batch, kind, target, answer, terms, step)
 
     def paired(self, batch: Tensors) -> Parts:
         """The same generator, told the truth: mean absolute difference, one code per domain from the mapper."""
         assert batch.x_true is not None
         nets, optimizers = self.nets, self.optimizers
         code, source = nets.mapper(batch.z[0], batch.y_trg), nets.mapper(batch.z[1], batch.y_src)
-        x_fake = nets.generator(batch.x_src, code, source, brain_mask(batch.x_src), batch.origin)
+        aside = aside_of(batch, self.expected)
+        x_fake = nets.generator(batch.x_src, code, source, brain_mask(batch.x_src), batch.origin, aside=aside)
         loss = paired_loss(x_fake, batch.x_true)
         for optimizer in (optimizers.generator, optimizers.mapper):
             optimizer.zero_grad(set_to_none=True)
@@ -162,31 +173,31 @@ class Step:
             self._take_step(module, optimizer)
         return {"paired": loss.item()}
 
-    def _translate(self, batch: Tensors, target: Target) -> Tensor:
-        mask, apart = brain_mask(batch.x_src), self.config.loss.lesion_apart
-        return translated(self.nets, batch, batch.x_src, target.code, target.source, mask, apart)
+    def _translate(self, batch: Tensors, target: Target) -> Answer:
+        """What G makes of the sources."""
+        mask, aside = brain_mask(batch.x_src), aside_of(batch, self.expected)
+        return self.nets.generator.answer(batch.x_src, target.code, target.source, mask, batch.origin, aside=aside)
 
     def _discriminate(self, batch: Tensors, x_fake: Tensor, r1_weight: float) -> Parts:
         """D learns."""
         assert self.nets.discriminator is not None
-        real = (batch.x_src, batch.y_src) if self.config.train.d_real == "source" else (batch.x_ref, batch.y_trg)
+        clean = batch.x_src if batch.x_clean is None else batch.x_clean
+        real = (clean, batch.y_src) if self.config.train.d_real == "source" else (batch.x_ref, batch.y_trg)
         loss, parts = discriminator_loss(self.nets, *real, x_fake, batch.y_trg, r1_weight)
         self.optimizers.discriminator.zero_grad(set_to_none=True)
         loss.backward()
         self._take_step(self.nets.discriminator, self.optimizers.discriminator)
         return parts
 
-    def _generate(
-        self, batch: Tensors, kind: Pass, target: Target, x_fake: Tensor, cycle_weight: float, step: int
-    ) -> Parts:
+    def _generate(self, batch: Tensors, kind: Pass, target: Target, answer: Answer, terms: Terms, step: int) -> Parts:
         """G learns; E and M too in the latent pass; in the reference pass E learns from the lesion loss alone."""
         nets, optimizers = self.nets, self.optimizers
         assert nets.discriminator is not None
         for optimizer in (optimizers.generator, optimizers.encoder, optimizers.mapper):
             optimizer.zero_grad(set_to_none=True)
         with _frozen(nets.discriminator):
-            terms = terms_at(self.config, step, cycle_weight)
-            loss = generator_loss(nets, batch, kind, self.config.loss, terms, target, x_fake, self.expected)
+            seed = self.config.train.seed, step
+            loss = generator_loss(nets, batch, kind, self.config.loss, terms, target, answer, self.expected, seed)
             if kind == "latent":
                 loss.total.backward()
             else:

@@ -17,10 +17,12 @@ from ummgat.crop import crop
 from ummgat.domain import Domain, DomainTable
 from ummgat.kid import FEATURES, RandomFeatures, kernel_distance
 from ummgat.metrics import gradient_energy
+from ummgat.model.atlas import Atlas, bring, place
 from ummgat.model.networks import Networks
-from ummgat.slices import TrainingVolume, to_unit
+from ummgat.model.unet import Aside
+from ummgat.slices import Drawn, SliceSampler, TrainingVolume, to_unit
 from ummgat.study import Study
-from ummgat.translate import translate_slices
+from ummgat.translate import Beside, translate_slices
 
 PLANES = 4
 """Planes per selection volume, evenly spaced over those with enough brain."""
@@ -40,10 +42,18 @@ class Probe(NamedTuple):
     """Per domain: training slices (n, 1, row, column)."""
     sources: list[tuple[str, int, Tensor, Tensor]]
     """Per selection volume: subject, domain, slices (n, 1, row, column), lesion masks of the same shape."""
+    near: list[Tensor]
+    """Per selection volume: planes below and above, (n, 2, row, column), [0, 2] above background."""
+    maps: list[Tensor | None]
+    """Per selection volume: the atlas there, (n, n_domains, row, column), [0, 2]; None without one."""
 
 
 def build_probe(
-    volumes: Sequence[TrainingVolume], selection: Sequence[TrainingVolume], n_domains: int, config: Config
+    volumes: Sequence[TrainingVolume],
+    selection: Sequence[TrainingVolume],
+    n_domains: int,
+    config: Config,
+    atlas: Atlas | None = None,
 ) -> Probe:
     """Choose the slices, deterministically."""
     real = []
@@ -52,13 +62,30 @@ def build_probe(
         share = max(1, REAL_SLICES // len(own))
         real.append(torch.cat([chosen_slices(v, config, share)[0] for v in own]))
     sources = [(v.study.subject, v.domain, *chosen_slices(v, config, PLANES)) for v in selection]
-    return Probe(real, sources)
+    reader = SliceSampler(selection, n_domains, config.data, config.train.seed, near=True)
+    near: list[Tensor] = []
+    maps: list[Tensor | None] = []
+    for v in selection:
+        drawn = [Drawn(v, int(plane), False) for plane in v.planes[chosen_positions(v, PLANES)]]
+        near.append(torch.from_numpy(np.stack([reader.near_planes(d) for d in drawn])))
+        if atlas is None or not atlas.means[v.domain].any():
+            maps.append(None)
+            continue
+        volume = np.asarray(v.study.volume(v.sequence))
+        at = bring(atlas, place(volume, config.data.spacing_mm, atlas.means[v.domain], atlas.brain))
+        shown = SliceSampler(selection, n_domains, config.data, 0, {(v.study.subject, v.sequence): at})
+        maps.append(torch.from_numpy(np.stack([shown.maps(d, range(n_domains)) for d in drawn])))
+    return Probe(real, sources, near, maps)
+
+
+def chosen_positions(volume: TrainingVolume, n: int) -> NDArray[np.int64]:
+    """Up to `n` evenly spaced places in `volume.planes`."""
+    return np.unique(np.linspace(0, len(volume.planes) - 1, n).round().astype(np.int64))
 
 
 def chosen_slices(volume: TrainingVolume, config: Config, n: int) -> tuple[Tensor, Tensor]:
     """Up to `n` evenly spaced planes of the training crop, and their lesion masks: (n, 1, row, column), float32 and bool."""
-    positions = np.unique(np.linspace(0, len(volume.planes) - 1, n).round().astype(int))
-    planes = volume.planes[positions]
+    planes = volume.planes[chosen_positions(volume, n)]
     voxels, lesion = volume.study.volume(volume.sequence), volume.study.lesion()
     images = crop(voxels[planes], volume.corner, *config.data.crop)
     masks = np.zeros(images.shape, bool) if lesion is None else crop(lesion[planes], volume.corner, *config.data.crop)
@@ -82,7 +109,14 @@ def _encode(nets: Networks, x: Tensor, y: int) -> Tensor:
 
 
 @torch.inference_mode()
-def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence[Study], seed: int) -> dict[str, Any]:
+def validate(
+    nets: Networks,
+    probe: Probe,
+    table: DomainTable,
+    studies: Sequence[Study],
+    seed: int,
+    beside: Beside,
+) -> dict[str, Any]:
     """Score every direction between domains on selection subjects.
 
     Parameters
@@ -94,6 +128,8 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
     studies : sequence of Study
         Selection subjects, whose true images are used where they exist.
     seed : int
+    beside : Beside
+        What is asked of lesions.
 
     Returns
     -------
@@ -121,8 +157,12 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
                 if not own:
                     continue
                 x = torch.cat([v for _, v in own])
-                fake = translate_slices(nets.generator, x, table_codes[trg], table_codes[src])
-                back = translate_slices(nets.generator, _perturbed(fake), table_codes[src], table_codes[trg])
+                aside = _aside(probe, beside, x, src, trg)
+                fake = translate_slices(nets.generator, x, table_codes[trg], table_codes[src], aside=aside)
+                again = Aside(own=aside.expected, expected=aside.own)
+                back = translate_slices(
+                    nets.generator, _perturbed(fake), table_codes[src], table_codes[trg], aside=again
+                )
                 brain = x > -1
                 nearest = torch.cdist(nets.encoder.features(fake), centroids).argmin(1)
                 paired = [
@@ -148,6 +188,14 @@ def validate(nets: Networks, probe: Probe, table: DomainTable, studies: Sequence
                     }
                 )
     return {"features": FEATURES, "directions": rows, **choose(rows, table)}
+
+
+def _aside(probe: Probe, beside: Beside, x: Tensor, source: int, target: int) -> Aside:
+    """What G is shown beside the slices of all selection volumes of a domain."""
+    own = [i for i, (_, y, _, _) in enumerate(probe.sources) if y == source]
+    near = torch.cat([probe.near[i] for i in own]).to(x.device)
+    maps = [m for m in (probe.maps[i] for i in own) if m is not None]
+    return beside.aside(x, source, target, near, torch.cat(maps).to(x.device) if len(maps) == len(own) else None)
 
 
 def _perturbed(fake: Tensor) -> Tensor:

@@ -16,10 +16,15 @@ from torch import Tensor
 from ummgat import __version__
 from ummgat.config import Config
 from ummgat.domain import Domain, DomainTable
+from ummgat.model.atlas import Atlas
 from ummgat.model.networks import Networks, build_networks
 from ummgat.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
 
-FORMAT = "ummgat-model-3"
+FORMAT = "ummgat-model-4"
+OLDER = "ummgat-model-3"
+"""Before atlases and lesion codes; its images were scaled by percentiles of the brain."""
+
+_KNOWN = ("spreads", "flickers", "lesions", "lesion_spreads")
 
 StoredMode = Literal["mapper", "mean"]
 
@@ -40,6 +45,12 @@ class TrainedModel:
     """(n_domains, n_domains, KNOTS): how far a source's intensity leaves the target open, see `relation.Relations`."""
     flickers: NDArray[np.float64]
     """(n_domains,): how much neighbouring planes of a domain differ, see `relation.Relations`."""
+    lesions: NDArray[np.float64]
+    """(n_domains, n_labels): mean grey level inside each label of training lesions, NaN where unknown; no labels in old files."""
+    lesion_spreads: NDArray[np.float64]
+    """(n_domains, n_labels): its standard deviation within a lesion."""
+    atlas: Atlas | None
+    """The population's; None for a model without."""
     criteria: dict[str, Any]
     """Last validation, see `validate`: scores per direction, what they rest on, chosen sources and code mode."""
     training: dict[str, Any]
@@ -47,6 +58,8 @@ class TrainedModel:
     version: str
     hash: str
     """Of the file it was read from; empty if it was not."""
+    by_percentiles: bool = False
+    """It was trained on images scaled by percentiles of the brain, as files before "ummgat-model-4" are."""
 
     def code(self, domain: Domain, mode: StoredMode) -> Tensor:
         """The stored code of `domain`: (code_dim,)."""
@@ -61,16 +74,18 @@ def save_model(path: Path, model: TrainedModel, half: bool = False) -> None:
         tensors |= with_prefix(name, {k: v.half() for k, v in weights.items()} if half else weights)
     tensors |= with_prefix("codes", model.codes)
     tensors["histograms"] = torch.from_numpy(model.histograms.astype(np.float32))
-    for name in ("spreads", "flickers"):  # neither is negative, and a file holds finite numbers only
+    for name in _KNOWN:  # none is negative, and a file holds finite numbers only
         tensors[name] = torch.from_numpy(np.nan_to_num(getattr(model, name), nan=-1.0).astype(np.float32))
+    if model.atlas is not None:
+        tensors |= with_prefix("atlas", {name: torch.from_numpy(v) for name, v in model.atlas._asdict().items()})
     metadata = {
-        "format": FORMAT,
+        "format": OLDER if model.by_percentiles else FORMAT,
         "version": __version__,
         "domains": model.table.names,
         "config": model.config.model_dump(mode="json"),
         "criteria": model.criteria,
         "training": model.training,
-        "intensities": "brain 1-255, background 0, arbitrary units (0.5 and 99.5 percentiles of the brain)",
+        "intensities": "brain 1-255, background 0, arbitrary units (ordinary tissue has mean 100 and SD 22)",
     }
     save_tensors(path, tensors, metadata)
 
@@ -83,7 +98,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     FileNotFoundError, ValueError
         Missing, damaged, or another kind of file.
     """
-    tensors, metadata = load_finite(path, FORMAT)
+    tensors, metadata = load_finite(path, FORMAT, OLDER)
     try:
         config = Config.model_validate(metadata["config"])
         table = DomainTable.from_names(metadata["domains"])
@@ -98,10 +113,10 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
             f"is of version {metadata.get('version')}. Export the model again, or use the version that wrote it."
         ) from error
     device = device or torch.device("cpu")
-    known = {
-        name: np.where(tensors[name].numpy() < 0, np.nan, tensors[name].numpy()).astype(np.float64)
-        for name in ("spreads", "flickers")
-    }
+    missing = torch.zeros((len(table), 0))
+    known = {name: tensors.get(name, missing).double().numpy() for name in _KNOWN}
+    known = {name: np.where(values < 0, np.nan, values) for name, values in known.items()}
+    atlas = without_prefix("atlas", tensors)
     return TrainedModel(
         nets=nets.to(device),
         table=table,
@@ -109,8 +124,10 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
         codes={name: tensor.to(device) for name, tensor in without_prefix("codes", tensors).items()},
         histograms=tensors["histograms"].double().numpy(),
         **known,
+        atlas=Atlas(*(atlas[name].numpy() for name in Atlas._fields)) if atlas else None,
         criteria=metadata["criteria"],
         training=metadata["training"],
         version=metadata["version"],
         hash=file_hash(path),
+        by_percentiles=metadata["format"] == OLDER,
     )

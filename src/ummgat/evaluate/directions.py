@@ -14,9 +14,8 @@ from ummgat.domain import Domain
 from ummgat.files import csv_text, write_text
 from ummgat.matching import match_histogram
 from ummgat.metrics import flicker, gradient_energy, image_scores, ssim_map
-from ummgat.slice_profile import settled
 from ummgat.study import Study
-from ummgat.translate import translate_volume
+from ummgat.translator import Translator
 from ummgat.weights import TrainedModel
 
 SUBSTITUTES = ("generated", "matched", "copied", "empty")
@@ -28,45 +27,31 @@ Row = dict[str, Any]
 Volume = NDArray[np.uint8]
 
 
-def generated(
-    model: TrainedModel,
-    source: Volume,
-    domain: Domain,
-    target: Domain,
-    mode: str,
-    lesion: NDArray[np.bool_] | None = None,
-) -> Volume:
-    """Translate `source` (plane, row, column) of `domain` to `target`.
-
-    A model of the ablation `loss.lesion_apart` translates lesion and rest apart where it is given the lesion, which no user
-    has before segmentation: what it gains by that favours it.
-    """
-    code, own = (model.codes[mode][model.table.index(d)] for d in (target, domain))
-    flicker = float(model.flickers[model.table.index(target)])
-    if lesion is None or not model.config.loss.lesion_apart or not lesion.any():
-        return translate_volume(model.nets.generator, source, code, own, flicker)
-    rest, inside = (
-        translate_volume(model.nets.generator, np.where(part, source, 0).astype(np.uint8), code, own)
-        for part in (~lesion, lesion)
-    )
-    return settled(np.where(lesion, inside, rest), flicker)
+def translator_of(model: TrainedModel, volume: Volume, domain: Domain) -> Translator:
+    """Of a single image, so that a direction is judged by what its source alone can say."""
+    return Translator(model, {domain.sequence: volume}, domain.center)
 
 
-def substitutes_for(
-    model: TrainedModel,
-    source: Volume,
-    domain: Domain,
-    target: Domain,
-    mode: str,
-    lesion: NDArray[np.bool_] | None = None,
-) -> dict[str, Volume]:
-    """What can stand in for a missing `target` when `source` (plane, row, column) of `domain` is there."""
-    return {
-        "generated": generated(model, source, domain, target, mode, lesion),
-        "matched": match_histogram(source, model.histograms[model.table.index(target)]),
+def generated(translator: Translator, target: Domain, mode: str) -> Volume:
+    """Translate the one image of `translator` to `target`, as `fill` would."""
+    model = translator.model
+    (sequence,) = translator.volumes
+    code, own = (model.codes[mode][model.table.index(d)] for d in (target, Domain(translator.center, sequence)))
+    return translator.translate(sequence, target, (code, own), float(model.flickers[model.table.index(target)]))
+
+
+def substitutes_for(translator: Translator, target: Domain, mode: str) -> dict[str, Volume]:
+    """What can stand in for a missing `target` when the one image of `translator` is there."""
+    (source,) = translator.volumes.values()
+    index = translator.model.table.index(target)
+    found = {
+        "generated": generated(translator, target, mode),
+        "matched": match_histogram(source, translator.model.histograms[index]),
         "copied": source,
         "empty": np.zeros_like(source),
     }
+    atlas = translator.expected(target)
+    return found if atlas is None else found | {"atlas": atlas}
 
 
 def measure(
@@ -103,12 +88,12 @@ def measure(
         lesion = truth.lesion()
         sources = [q for q in study.acquired if Domain(study.center, q) in model.table]
         for source in sources:
-            voxels, domain = np.array(study.volume(source)), Domain(study.center, source)
+            translator = translator_of(model, np.array(study.volume(source)), Domain(study.center, source))
             for target in model.table.sequences_of(study.center):
                 if target == source or target not in truth.sequences:
                     continue
                 true = np.array(truth.volume(target))
-                stand_ins = substitutes_for(model, voxels, domain, Domain(study.center, target), mode, lesion)
+                stand_ins = substitutes_for(translator, Domain(study.center, target), mode)
                 for name, image in stand_ins.items():
                     for row in _score(image, true, lesion):
                         about = {"subject": study.subject, "center": study.center, "source": source, "target": target}

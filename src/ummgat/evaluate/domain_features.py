@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.domain import Domain
-from ummgat.evaluate.directions import generated
+from ummgat.evaluate.directions import generated, translator_of
 from ummgat.evaluate.distances import Sample, Samples, distance_rows, frechet_distance
 from ummgat.evaluate.features import Extractor
 from ummgat.kid import kernel_distance
@@ -82,10 +82,11 @@ def gather(
             for extractor, found in zip(extractors, real, strict=True):
                 found.setdefault(source, {})[study.subject] = extractor(volume[planes])
             for name, model in models.items():
+                translator = translator_of(model, volume, source)
                 for target in domains:
                     if target == source or (within_center and target.center != source.center):
                         continue
-                    fake = generated(model, volume, source, target, mode or model.criteria["mode"])[planes]
+                    fake = generated(translator, target, mode or model.criteria["mode"])[planes]
                     for extractor, answers in zip(extractors, made, strict=True):
                         answers.setdefault((name, source, target), {})[study.subject] = extractor(fake)
         if progress is not None:

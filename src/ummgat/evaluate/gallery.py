@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from ummgat.domain import Domain
-from ummgat.evaluate.directions import generated
+from ummgat.evaluate.directions import generated, translator_of
 from ummgat.evaluate.pictures import best_plane, brain_box, show
 from ummgat.evaluate.scenarios import Assignment, Method, Scenario, Substitute
 from ummgat.evaluate.segmentation import Segmenter, Substitutes
@@ -110,7 +110,7 @@ def with_and_without(models: dict[str, TrainedModel], study: Study, directions: 
 def translation(model: TrainedModel, study: Study, source: str, target: str) -> Volume:
     """One direction within the study's center, as `ummgat complete` makes it. (plane, row, column) uint8."""
     own, wanted = (Domain(study.center, q) for q in (source, target))
-    return generated(model, np.array(study.volume(source)), own, wanted, model.criteria["mode"])
+    return generated(translator_of(model, np.array(study.volume(source)), own), wanted, model.criteria["mode"])
 
 
 def _overlay(axes: object, image: Volume, labels: Volume, plane: int, box: tuple[slice, slice], title: str) -> None:

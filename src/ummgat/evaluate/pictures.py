@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ummgat.domain import Domain
 from ummgat.files import atomic_path
 from ummgat.study import Study
-from ummgat.translate import translate_volume
+from ummgat.translator import Translator
 from ummgat.weights import TrainedModel
 
 Volume = NDArray[np.uint8]
@@ -89,10 +89,11 @@ def direction_grid(model: TrainedModel, study: Study, truth: Study, path: Path, 
             axes[0, j + 1].axis("off")
     for i, source in enumerate(sources):
         voxels = np.array(study.volume(source))
+        translator = Translator(model, {source: voxels}, study.center)
         show(axes[i + 1, 0], voxels[plane][box], f"source {source}")
         for j, target in enumerate(sequences):
             code, own = (codes[model.table.index(Domain(study.center, q))] for q in (target, source))
-            fake = translate_volume(model.nets.generator, voxels[plane : plane + 1], code, own)[0]
+            fake = translator.translate(source, Domain(study.center, target), (code, own), np.inf)[plane]
             show(axes[i + 1, j + 1], fake[box], f"generated {target}")
     figure.suptitle(
         f"{study.subject}, center {study.center}, plane {plane}: generated images are not scans", fontsize=8

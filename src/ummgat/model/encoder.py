@@ -96,5 +96,9 @@ class SequenceEncoder(nn.Module):
         Tensor (batch, code_dim)
             Of zero mean and unit variance, see `ummgat.model.codes`.
         """
-        codes = self.heads(self.features(x, region)).view(len(x), 2 * self.n_domains, self.code_dim)
-        return unit(codes[torch.arange(len(x), device=x.device), y])
+        return self.read(self.features(x, region), y)
+
+    def read(self, features: Tensor, y: Tensor) -> Tensor:
+        """Codes by the heads `y`, from the `features` of each image."""
+        codes = self.heads(features).view(len(features), 2 * self.n_domains, self.code_dim)
+        return unit(codes[torch.arange(len(features), device=features.device), y])

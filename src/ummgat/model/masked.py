@@ -196,11 +196,21 @@ class PixelHead(nn.Module):
 
     The input reaches this path through normalisation by the code and through a curve that the code draws, so that the
     contrast of the source cannot pass unasked.
+
+    Parameters
+    ----------
+    n_features, n_pixels, code_dim : int
+    n_aside : int
+        Channels of what is shown beside the source.
+    expects : bool
+        An expected image comes too. It passes through a curve of its own, which starts as the identity: where nothing else
+        is known, the answer is what the population lets one expect.
     """
 
-    def __init__(self, n_features: int, n_pixels: int, code_dim: int) -> None:
+    def __init__(self, n_features: int, n_pixels: int, code_dim: int, n_aside: int = 0, expects: bool = False) -> None:
         super().__init__()
-        self.stem = Convolution(1, n_pixels)
+        self.stem = Convolution(1 + n_aside, n_pixels)
+        self.expected_tone = ToneCurve(code_dim) if expects else None
         self.norm_in = MaskedAdaIN(n_features + n_pixels, code_dim)
         self.mix = nn.Linear(n_features + n_pixels, 2 * n_pixels)
         self.norm_mid = MaskedAdaIN(2 * n_pixels, code_dim)
@@ -209,7 +219,15 @@ class PixelHead(nn.Module):
         self.out = nn.Linear(n_pixels, 1)
         self.tone = ToneCurve(code_dim)
 
-    def forward(self, features: Tensor, x: Tensor, mask: Tensor, code: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        x: Tensor,
+        mask: Tensor,
+        code: Tensor,
+        aside: Tensor | None = None,
+        expected: Tensor | None = None,
+    ) -> Tensor:
         """Draw the image.
 
         Parameters
@@ -219,17 +237,26 @@ class PixelHead(nn.Module):
             Source image, [-1, 1].
         mask : Tensor (batch, height, width, 1)
         code : Tensor (batch, code_dim)
+        aside : Tensor (batch, n_aside, height, width), optional
+        expected : Tensor (batch, 1, height, width), optional
+            In [0, 2] above background, 0 where nothing is expected.
 
         Returns
         -------
         Tensor (batch, 1, height, width), float32
             In [-1, 1] on the brain, exactly -1 elsewhere.
         """
-        pixels = F.gelu(self.stem(channels_last(x) * mask, mask))
+        shown = x if aside is None else torch.cat([x, aside], dim=1)
+        pixels = F.gelu(self.stem(channels_last(shown) * mask, mask))
         h = self.norm_in(torch.cat([features, pixels], dim=-1), mask, code)
         h = F.gelu(self.norm_mid(self.mix(h) * mask, mask, code))
         h = F.gelu(self.norm_out(self.conv(h, mask), mask, code))
-        image = torch.tanh((self.out(h) + self.tone(channels_last(x), code)).float())
+        tone = self.tone(channels_last(x), code)
+        if self.expected_tone is not None and expected is not None:
+            known = channels_last(expected > 0)
+            # A source's curve answers for itself only where nothing is expected; elsewhere it corrects.
+            tone = torch.where(known, 0.25 * tone + self.expected_tone(channels_last(expected) - 1, code), tone)
+        image = torch.tanh((self.out(h) + tone).float())
         return channels_first(torch.where(mask > 0, image, BACKGROUND))
 
 

@@ -71,6 +71,9 @@ def build_networks(config: ModelConfig, n_domains: int, seed: int) -> Networks:
                     parameter.data.mul_(0.1)  # tanh and the logits of D start in their linear part
                 elif name.endswith(("affine.weight", "tone.knots.weight")):
                     parameter.data.mul_(0.1 if "tone" in name else 0.3)  # γ and β start as corrections, not as noise
+    head = nets.generator.head
+    if head.expected_tone is not None:
+        head.expected_tone.start_at_identity()
     _same_start(nets, n_domains, generator)
     return nets
 

@@ -66,6 +66,13 @@ class ToneCurve(nn.Module):
         super().__init__()
         self.knots = nn.Linear(code_dim, n_knots)
 
+    def start_at_identity(self) -> None:
+        """Let tanh of the curve be what goes in, for every code."""
+        with torch.no_grad():
+            self.knots.weight.mul_(0.1)
+            levels = torch.linspace(-0.98, 0.98, self.knots.out_features)
+            self.knots.bias.copy_(torch.atanh(levels))
+
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """(batch, …) in [-1, 1] and (batch, code_dim) → like x."""
         return along_curve(x, self.knots(code))

@@ -4,19 +4,64 @@ A backbone is a block; `SwinUnet`, ConvNeXt and attention-gated U-Nets differ in
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ummgat.config import ModelConfig
 from ummgat.model.codes import unit
-from ummgat.model.masked import MaskedAdaIN, PixelHead, Place, Up, channels_first, channels_last, coarser, frame
+from ummgat.model.guide import guided
+from ummgat.model.lesion_gate import LesionGate, drawing
+from ummgat.model.masked import (
+    BACKGROUND,
+    MaskedAdaIN,
+    PixelHead,
+    Place,
+    Up,
+    channels_first,
+    channels_last,
+    coarser,
+    frame,
+    pad_to_multiple,
+)
 
 MakeBlock = Callable[[int, int, int, int], nn.Module]
 """(scale, index in its stage, width, code_dim) → block called as block(h, place, code)."""
 
 MakeGate = Callable[[int], nn.Module]
 """width → gate called as gate(skip, h)."""
+
+
+class Aside(NamedTuple):
+    """What a generator may be shown beside its source. All images are (batch, …, height, width) in [0, 2] above background,
+    0 in the background and where nothing is known; None: nothing is.
+    """
+
+    near: Tensor | None = None
+    """(batch, 2, …): the planes below and above."""
+    own: Tensor | None = None
+    """(batch, 1, …): what the population shows here in the source's domain."""
+    expected: Tensor | None = None
+    """(batch, 1, …): what the population shows here in the target's domain."""
+    lesion_code: Tensor | None = None
+    """(batch, N_LABELS): asked-for brightness of each label in the target, [-1, 1]."""
+    threshold: Tensor | None = None
+    """(batch,): see `ummgat.model.lesion_gate.drawing`."""
+    posterior: Tensor | None = None
+    """(batch, 1 + N_LABELS, …): of lesion labels, from who knows better than this source alone."""
+
+
+class Answer(NamedTuple):
+    """What a generator says."""
+
+    image: Tensor
+    """(batch, 1, height, width), float32, in [-1, 1], background exactly -1."""
+    logits: Tensor | None
+    """(batch, 1 + N_LABELS, height, width) of background and lesion labels, from the source alone; None without a gate."""
+    expected: Tensor | None
+    """(batch, 1, height, width), in [-1, 1]: the population's image with the edges of the source, no lesion; -1 where not
+    known. None without an atlas."""
 
 
 class UShape(nn.Module):
@@ -54,7 +99,15 @@ class UShape(nn.Module):
         def stage(scale: int, code: int) -> nn.ModuleList:
             return nn.ModuleList(make_block(scale, i, widths[scale], code) for i in range(depths[scale]))
 
-        self.embed = nn.Conv2d(1, width, patch, stride=patch)
+        # What shows the source goes in at the beginning, what speaks of the target at the end: so the encoder, and where
+        # it finds lesion, depend on the source alone.
+        self.guide_window = config.guide_window
+        self.neighbours, self.atlas, self.gated = config.neighbours, config.atlas, config.gate
+        n_source = 2 * config.neighbours + config.atlas
+        n_target = config.atlas + 2 * (config.gate != "off")
+        self.embed = nn.Conv2d(1 + n_source, width, patch, stride=patch)
+        self.embed_target = nn.Conv2d(n_target, width, patch, stride=patch) if n_target else None
+        self.gate = LesionGate(widths, patch, 1 + n_source) if config.gate != "off" else None
         self.encoder = nn.ModuleList(stage(i, code_dim) for i in range(coarsest))
         self.merge_norms = nn.ModuleList(MaskedAdaIN(w, code_dim) for w in widths[:-1])
         self.merges = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
@@ -66,7 +119,7 @@ class UShape(nn.Module):
         self.join_norms = nn.ModuleList(MaskedAdaIN(w, code_dim) for w in widths[:-1])
         self.decoder = nn.ModuleList(stage(i, code_dim) for i in range(coarsest))
         self.to_pixels = Up(width, 2 * pixel_width, patch)
-        self.head = PixelHead(2 * pixel_width, pixel_width, code_dim)
+        self.head = PixelHead(2 * pixel_width, pixel_width, code_dim, n_source + n_target, config.atlas)
 
     def forward(
         self,
@@ -76,8 +129,22 @@ class UShape(nn.Module):
         mask: Tensor | None = None,
         origin: tuple[int, int] = (0, 0),
         brain_only: bool = False,
+        aside: Aside | None = None,
     ) -> Tensor:
-        """Translate.
+        """Translate: the image of `answer`, which has the parameters."""
+        return self.answer(x, code, source, mask, origin, brain_only, aside).image
+
+    def answer(
+        self,
+        x: Tensor,
+        code: Tensor,
+        source: Tensor,
+        mask: Tensor | None = None,
+        origin: tuple[int, int] = (0, 0),
+        brain_only: bool = False,
+        aside: Aside | None = None,
+    ) -> Answer:
+        """Translate, and say where lesion is.
 
         Parameters
         ----------
@@ -96,26 +163,21 @@ class UShape(nn.Module):
             Leave background out of the attention and the MLPs. The same image in less time on a CPU; an accelerator
             would have to wait for the number of brain cells, block by block.
 
+        aside : Aside, optional
+            Sources of what the config lets it be shown; what is missing counts as not known.
+
         Returns
         -------
-        Tensor (batch, 1, height, width), float32
-            In [-1, 1], background exactly -1.
+        Answer
         """
         height, width = x.shape[-2:]
+        aside = Aside() if aside is None else aside
         x, place_pixels = frame(x, mask, origin, self.unit, brain_only)
         source, code = unit(source), unit(code)
         # The product lets one linear map say "invert if T1 to T2, but not if T2 to T2".
         code = unit(self.join_codes(torch.cat([code, source, code * source], dim=1)))
-        places = [coarser(place_pixels, self.patch)]
-        for _ in self.merges:
-            places.append(coarser(places[-1], 2))
-        h = channels_last(self.embed(x * channels_first(place_pixels.mask))) * places[0].mask
-        skips = []
-        for i, merge in enumerate(self.merges):
-            h = _through(self.encoder[i], h, places[i], source)
-            # Normalised before it is stored, by what the source is: a skip carries where things are, not how bright.
-            skips.append(self.merge_norms[i](h, places[i].mask, source))
-            h = channels_last(merge(channels_first(skips[-1]))) * places[i + 1].mask
+        h, skips, places, beside, logits = self._encode(x, source, aside, place_pixels)
+        target, healthy, expected = self._of_target(x, aside, logits, place_pixels)
         h = self.bottleneck_norm(h, places[-1].mask, code)
         h = _through(self.bottleneck, h, places[-1], code)
         for i in reversed(range(len(skips))):
@@ -123,10 +185,96 @@ class UShape(nn.Module):
             h = self.expands[i](h, places[i + 1].mask, mask)
             skip = skips[i] if self.gates is None else self.gates[i](skips[i], h)
             h = self.joins[i](torch.cat([h, skip], dim=-1)) * mask
+            if i == 0 and target is not None and self.embed_target is not None:
+                h = h + channels_last(self.embed_target(target)) * mask
             h = self.join_norms[i](h, mask, code)
             h = _through(self.decoder[i], h, places[i], code)
         features = self.to_pixels(h, places[0].mask, place_pixels.mask)
-        return self.head(features, x, place_pixels.mask, code)[..., :height, :width]
+        both = [t for t in (beside, target) if t is not None]
+        image = self.head(features, x, place_pixels.mask, code, torch.cat(both, dim=1) if both else None, expected)
+        cut = (..., slice(None, height), slice(None, width))
+        return Answer(
+            image[cut], None if logits is None else logits[cut], None if healthy is None else healthy[cut] + BACKGROUND
+        )
+
+    def see(self, x: Tensor, source: Tensor, origin: tuple[int, int], aside: Aside) -> Tensor:
+        """Logits of background and lesion labels, see `Answer.logits`, without drawing anything; parameters as in `answer`."""
+        height, width = x.shape[-2:]
+        x, pixels = frame(x, None, origin, self.unit, False)
+        logits = self._encode(x, unit(source), aside, pixels).logits
+        if logits is None:
+            raise ValueError(
+                "Generator sees no lesions. Found model.gate off; expected a model with a gate. Choose another."
+            )
+        return logits[..., :height, :width]
+
+    def _encode(self, x: Tensor, source: Tensor, aside: Aside, pixels: Place) -> "_Seen":
+        """All that depends on the source alone."""
+        places = [coarser(pixels, self.patch)]
+        for _ in self.merges:
+            places.append(coarser(places[-1], 2))
+        beside = self._of_source(x, aside, pixels)
+        shown = x * channels_first(pixels.mask)
+        shown = shown if beside is None else torch.cat([shown, beside], dim=1)
+        h = channels_last(self.embed(shown)) * places[0].mask
+        skips: list[Tensor] = []
+        for i, merge in enumerate(self.merges):
+            h = _through(self.encoder[i], h, places[i], source)
+            # Normalised before it is stored, by what the source is: a skip carries where things are, not how bright.
+            skips.append(self.merge_norms[i](h, places[i].mask, source))
+            h = channels_last(merge(channels_first(skips[-1]))) * places[i + 1].mask
+        logits = None if self.gate is None else self.gate(shown, [*skips, h], places, pixels)
+        return _Seen(h, skips, places, beside, logits)
+
+    def _of_source(self, x: Tensor, aside: Aside, pixels: Place) -> Tensor | None:
+        """What is shown of the source beside it: (batch, channels, H, W), 0 in the background."""
+        shown = []
+        if self.neighbours:
+            shown.append(self._padded(x, aside.near, 2))
+        if self.atlas:
+            shown.append(self._padded(x, aside.own, 1))
+        return torch.cat(shown, dim=1) * channels_first(pixels.mask) if shown else None
+
+    def _of_target(
+        self, x: Tensor, aside: Aside, logits: Tensor | None, pixels: Place
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """What is shown of the target: all channels together, what is expected in health, and what with the lesion.
+
+        Channels are the expected image, share of lesion and its paint; (batch, channels, H, W), 0 in the background.
+        """
+        mask = channels_first(pixels.mask)
+        shown, healthy, expected = [], None, None
+        if self.atlas:
+            population = self._padded(x, aside.expected, 1) * mask
+            healthy = expected = guided(x.detach(), population, mask, self.guide_window)
+            shown.append(healthy)
+        if logits is not None:
+            found = logits.detach().softmax(1) if aside.posterior is None else self._padded(x, aside.posterior, 4)
+            if self.gated == "code" and aside.lesion_code is not None:
+                threshold = x.new_ones(len(x)) if aside.threshold is None else aside.threshold
+                gate, paint = drawing(found, aside.lesion_code, threshold)
+                if healthy is not None:
+                    expected = torch.where(healthy > 0, (1 - gate) * healthy + paint, 0.0) * mask
+            else:
+                gate, paint = 1 - found[:, :1], torch.zeros_like(found[:, :1])
+            shown += [gate * mask, paint * mask]
+        return (torch.cat(shown, dim=1) if shown else None), healthy, expected
+
+    def _padded(self, x: Tensor, t: Tensor | None, n: int) -> Tensor:
+        """Padded like `x`; zeros where it is not known."""
+        if t is None:
+            return x.new_zeros((len(x), n, *x.shape[-2:]))
+        return pad_to_multiple(t.to(x.dtype), self.unit, 0.0)
+
+
+class _Seen(NamedTuple):
+    """What the encoder makes of a source."""
+
+    h: Tensor
+    skips: list[Tensor]
+    places: list[Place]
+    beside: Tensor | None
+    logits: Tensor | None
 
 
 def _through(stage: nn.Module, h: Tensor, place: Place, code: Tensor) -> Tensor:
