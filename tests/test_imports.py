@@ -17,7 +17,7 @@ ROOT = Path(ummgat.__file__).parent
 
 LAYERS = (
     ("domain", "config", "files", "extras", "metrics", "matching", "kid", "png", "doctor"),
-    ("volume", "tensors", "overrides"),
+    ("volume", "tensors", "overrides", "lesion_wise"),
     ("study", "crop"),
     ("prepare", "phantom", "draw", "model"),
     ("augment",),

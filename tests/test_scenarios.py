@@ -80,3 +80,13 @@ def test_what_the_model_does_not_know_is_not_generated(can_generate):
     assert not [s for s in found if s[0] == "fuse"]
     assert not [s for s in found if s[0] == "matched"] or can_generate  # nor is there a histogram to match
     assert len([s for s in found if s[0] == "copy"]) == 3
+
+
+def test_flood_stands_where_contrast_is_missing_and_the_atlas_where_a_model_has_one():
+    assert ("flood", "single", "flair") in tried(("t1ce",))
+    assert ("flood", "single", "t2") in tried(("t1ce", "flair"))
+    assert ("flood", "single", "t1") in tried(("t1ce", "t2", "flair"))
+    assert not [s for s in tried(("t1", "t2", "flair")) if s[0] == "flood"]
+    with_atlas = substitutes_of(Scenario.of(("flair",)), FOUR, {}, {}, FOUR, has_atlas=True)
+    assert [s.source for s in with_atlas if s.method == "atlas"] == ["t1", "t1ce", "t2"]
+    assert not [s for s in tried(("flair",)) if s[0] == "atlas"]

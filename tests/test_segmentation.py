@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ummgat.domain import Domain
 from ummgat.evaluate import segmentation
@@ -11,6 +12,7 @@ from ummgat.evaluate.results import COLUMNS, read_results
 from ummgat.evaluate.scenarios import Scenario, Substitute
 from ummgat.evaluate.segmentation import Substitutes, correlations, evaluate
 from ummgat.generate import Request
+from ummgat.lesion_wise import PENALTY_MM, lesion_wise
 from ummgat.metrics import dice, hd95
 from ummgat.study import Study
 
@@ -50,6 +52,50 @@ def test_dice_by_hand():
     assert dice(a, a) == 1
     assert dice(a, ~a) == dice(a, np.zeros(4, bool)) == 0
     assert dice(np.zeros(4, bool), np.zeros(4, bool)) == 1
+
+
+def test_a_false_piece_far_away_is_not_drowned_by_a_perfect_tumour():
+    """1,000 voxels found exactly and a false piece of 27 forty voxels on: the way from what was found tells, not both pooled."""
+    truth = np.zeros((12, 12, 60), bool)
+    truth[1:11, 1:11, 1:11] = True
+    found = truth.copy()
+    found[5:8, 5:8, 50:53] = True
+    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (found, truth)]
+    there = ndimage.distance_transform_edt(~edges[1])[edges[0]]
+    assert hd95(found, truth, (1, 1, 1)) == pytest.approx(np.percentile(there, 95))
+    assert hd95(found, truth, (1, 1, 1)) > 5
+    scores = lesion_wise(found, truth, (1, 1, 1))
+    assert scores == (0.5, PENALTY_MM / 2, 1, 0, 1)
+
+
+def test_lesion_wise_scores_by_hand():
+    """One found whole, one by half, one missed, one too small to be asked for, and an answer to it that is not held against."""
+    truth, found = np.zeros((2, 10, 10, 100), bool)
+    for start in (2, 22, 42):
+        truth[2:8, 2:8, start : start + 6] = True
+    found[2:8, 2:8, 2:8] = True
+    found[2:8, 2:8, 22:25] = True
+    truth[4, 4, 80:84] = found[4, 4, 80:90] = True
+    scores = lesion_wise(found, truth, (1, 1, 1))
+    assert scores.dice == pytest.approx((1 + 2 * 108 / (108 + 216) + 0) / 3)
+    assert (scores.n_true, scores.n_missed, scores.n_false) == (3, 1, 0)
+    half = hd95(
+        found & (np.arange(100) < 40) & (np.arange(100) > 20),
+        truth & (np.arange(100) < 40) & (np.arange(100) > 20),
+        (1, 1, 1),
+    )
+    assert scores.hd95_mm == pytest.approx((0 + half + PENALTY_MM) / 3)
+
+
+def test_pieces_of_one_lesion_are_one_and_nothing_in_nothing_is_perfect():
+    """Two pieces four voxels apart are within reach of each other; eleven apart they are two lesions."""
+    nothing = np.zeros((10, 10, 40), bool)
+    for gap, n in ((4, 1), (11, 2)):
+        truth = nothing.copy()
+        truth[2:8, 2:8, 2:8] = truth[2:8, 2:8, 8 + gap : 14 + gap] = True
+        assert lesion_wise(truth, truth, (1, 1, 1)) == (1.0, 0.0, n, 0, 0)
+    assert lesion_wise(nothing, nothing, (1, 1, 1)) == (1.0, 0.0, 0, 0, 0)
+    assert lesion_wise(nothing, truth, (1, 1, 1)) == (0.0, PENALTY_MM, 2, 2, 0)
 
 
 def test_hd95_of_shifted_boxes_is_the_shift_in_mm():
@@ -100,7 +146,7 @@ def test_a_translation_sees_only_its_source_and_is_made_once(model, studies, mon
         scenario = Scenario.of(missing)
         images.complete(scenario, Substitute("generate", "single", tuple((t, "t1") for t in missing)))
     fused = images.complete(Scenario.of(("t2",)), Substitute("fuse"))["t2"]
-    assert given == [(("t1",), ("t2",)), (("t1",), ("t1ce",)), (("t1ce",), ("t2",))]
+    assert given == [(("t1",), ("t2",)), (("t1",), ("t1ce",)), (("t1", "t1ce"), ("t2",))]
     request = Request(targets=("t2",), fuse=True, with_reliability=False)
     true = {q: np.asarray(studies[0].volume(q)) for q in ("t1", "t1ce")}
     np.testing.assert_array_equal(fused, original(model, true, "A", request)[0].volume)

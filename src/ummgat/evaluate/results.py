@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.files import csv_text, exclusive, write_json, write_text
+from ummgat.lesion_wise import lesion_wise
 from ummgat.metrics import dice, hd95
 from ummgat.study import REGIONS, Study
 from ummgat.volume import Grid, resample
@@ -28,7 +29,7 @@ Row = dict[str, str]
 
 COLUMNS = (
     "subject", "center", "scenario", "missing", "segmenter", "method", "rule", "source", "region", "grid_mm",
-    "n_rows", "dice", "hd95_mm", "found_ml", "true_ml",
+    "n_rows", "dice", "hd95_mm", "found_ml", "true_ml", "lesion_dice", "lesion_hd95_mm", "n_lesions", "n_missed", "n_false",
 )  # fmt: skip
 
 KEY = ("subject", "scenario", "segmenter", "method", "source")
@@ -169,7 +170,9 @@ def _scores_on(
     rows = []
     for region, labels in REGIONS.items() if both else [("WT", REGIONS["WT"])]:
         a, b = np.isin(found, labels), np.isin(truth, labels)
-        distance = f"{hd95(a, b, (spacing[2], spacing[1], spacing[0])):.3f}" if distances else ""
+        sides = spacing[2], spacing[1], spacing[0]
+        distance = f"{hd95(a, b, sides):.3f}" if distances else ""
+        lesions = lesion_wise(a, b, sides)
         rows.append(
             about
             | {
@@ -179,6 +182,11 @@ def _scores_on(
                 "hd95_mm": distance,
                 "found_ml": f"{a.sum() * voxel_ml:.3f}",
                 "true_ml": f"{b.sum() * voxel_ml:.3f}",
+                "lesion_dice": f"{lesions.dice:.5f}",
+                "lesion_hd95_mm": f"{lesions.hd95_mm:.3f}",
+                "n_lesions": str(lesions.n_true),
+                "n_missed": str(lesions.n_missed),
+                "n_false": str(lesions.n_false),
             }
         )
     return rows

@@ -14,7 +14,7 @@ import numpy as np
 
 from ummgat.domain import SEQUENCES
 
-Method = Literal["complete", "empty", "copy", "matched", "generate", "fuse"]
+Method = Literal["complete", "empty", "copy", "matched", "atlas", "generate", "fuse", "flood"]
 
 Assignment = tuple[tuple[str, str], ...]
 """(target, source) for each missing sequence."""
@@ -30,6 +30,9 @@ PAPER_MIXED: dict[tuple[str, str], dict[str, str]] = {
 
 GROUPS = {"single": 1, "double": 2, "triple": 3}
 """Group of fixed scenarios → how many sequences are missing."""
+
+FLOOD_SOURCES = ("flair", "t2")
+"""Whose copy `flood` finds the lesion with, in order of preference."""
 
 MANY_SEQUENCES = 4
 """With more than these, not every combination is tried unless it is asked for."""
@@ -129,6 +132,7 @@ def substitutes_of(
     correlated: Mapping[tuple[str, str], float],
     ranked: Mapping[str, Sequence[str]],
     can_generate: Sequence[str],
+    has_atlas: bool = False,
 ) -> list[Substitute]:
     """All that is tried in a scenario; two rules that come to the same images appear once, under the first.
 
@@ -144,6 +148,8 @@ def substitutes_of(
         The model's stored criteria (rule `criteria`).
     can_generate : sequence of str
         What the model knows for the study's center.
+    has_atlas : bool
+        The model has an atlas to stand in alone.
     """
     if not scenario.missing:
         return [Substitute("complete")]
@@ -162,7 +168,7 @@ def substitutes_of(
         assignments.append(("criteria", tuple((t, s[0]) for t, s in by_criteria.items())))
     found = [Substitute("empty")]
     seen: set[tuple[str, Assignment]] = set()
-    methods: tuple[Method, ...] = ("copy", "matched", "generate")
+    methods: tuple[Method, ...] = ("copy", "matched", *(("atlas",) if has_atlas else ()), "generate")
     for method in methods:
         for rule, assignment in assignments:
             needed = {"copy": [], "matched": [t for t, _ in assignment]}.get(
@@ -172,6 +178,10 @@ def substitutes_of(
             if known and (method, assignment) not in seen:
                 seen.add((method, assignment))
                 found.append(Substitute(method, rule, assignment))
+    if "t1ce" in scenario.missing and available:
+        # No image at all: whatever is taken for lesion with a copy in place is called enhancing.
+        source = next(q for q in (*FLOOD_SOURCES, *available) if q in available)
+        found.append(Substitute("flood", "single", tuple((t, source) for t in scenario.missing)))
     sources = [q for q in available if q in can_generate]
     if len(sources) > 1 and all(t in can_generate for t in scenario.missing):
         found.append(Substitute("fuse"))

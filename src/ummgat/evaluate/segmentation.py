@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from ummgat.domain import Domain
 from ummgat.evaluate.results import Report, Row, add_each, key_of, opened_results, round_trip, scores
 from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
-from ummgat.generate import Request, combined, fill, fusion_weights
+from ummgat.generate import Request, fill
 from ummgat.matching import match_histogram
 from ummgat.segment.folds import CrossFitted
 from ummgat.study import LABELS, Study, require_spacing
+from ummgat.translator import Translator
 from ummgat.weights import TrainedModel
 
 Volume = NDArray[np.uint8]
@@ -152,7 +153,8 @@ def _subject_rows(
         for scenario in all_scenarios(sequences, study.subject, task.seed):
             if scenario.name not in wanted[name]:
                 continue
-            tried = substitutes_of(scenario, sequences, correlated, images.ranked, images.can_generate)
+            has_atlas = model.atlas is not None
+            tried = substitutes_of(scenario, sequences, correlated, images.ranked, images.can_generate, has_atlas)
             if name != "plain":
                 tried = [s for s in tried if s.method in ("complete", "empty", "fuse") or _as_completed(s, tried)]
             for substitute in tried:
@@ -164,6 +166,8 @@ def _subject_rows(
                 if key_of(about) in done:
                     continue
                 found = checked(segmenter(images.complete(scenario, substitute)), study, name)
+                if substitute.method == "flood":
+                    found = np.where(found > 0, LABELS["ET"], 0).astype(np.uint8)
                 yield scores(about, found, study, segmenter.regions, task.fine)
 
 
@@ -223,7 +227,8 @@ class Substitutes:
             ranked = model.criteria.get("sources", {}).get(f"{self.center}/{target}", [])
             own = [Domain.parse(name) for name in ranked]
             self.ranked[target] = [d.sequence for d in own if d.center == self.center]
-        self._made: dict[tuple[str, str], Volume] = {}
+        self._made: dict[tuple[str, tuple[str, ...]], Volume] = {}
+        self._translators: dict[str, Translator] = {}
 
     def complete(self, scenario: Scenario, substitute: Substitute) -> dict[str, Volume]:
         """One image per sequence: the true one where it is available, the substitute where it is missing."""
@@ -237,7 +242,9 @@ class Substitutes:
                 images[target] = self._generated(target, available)
             elif substitute.method == "generate":
                 images[target] = self._generated(target, (sources[target],))
-            elif substitute.method == "copy":
+            elif substitute.method == "atlas":
+                images[target] = self._atlas(target, sources[target])
+            elif substitute.method in ("copy", "flood"):
                 images[target] = self.true[sources[target]]
             else:
                 histogram = self.model.histograms[self.model.table.index(Domain(self.center, target))]
@@ -245,15 +252,20 @@ class Substitutes:
         return images
 
     def _generated(self, target: str, sources: tuple[str, ...]) -> Volume:
-        if len(sources) > 1:  # what `fill` with fuse gives, from translations that are needed anyway
-            known, mode = [q for q in sources if q in self.can_generate], self.model.criteria["mode"]
-            weights, _ = fusion_weights(self.model, self.center, Domain(self.center, target), known, mode)
-            return combined([self._generated(target, (q,)) for q in known], weights)
-        if (target, sources[0]) not in self._made:
-            request = Request(targets=(target,), sources=sources, with_reliability=False)
-            given = {sources[0]: self.true[sources[0]]}
-            self._made[target, sources[0]] = fill(self.model, given, self.center, request)[0].volume
-        return self._made[target, sources[0]]
+        """What `fill` gives from these sources and no others."""
+        known = tuple(q for q in sources if q in self.can_generate)
+        if (target, known) not in self._made:
+            request = Request(targets=(target,), sources=known, fuse=len(known) > 1, with_reliability=False)
+            given = {q: self.true[q] for q in known}
+            self._made[target, known] = fill(self.model, given, self.center, request)[0].volume
+        return self._made[target, known]
+
+    def _atlas(self, target: str, source: str) -> Volume:
+        """The population's image, placed by the source alone; empty where the registration failed, as it is at use."""
+        if source not in self._translators:
+            self._translators[source] = Translator(self.model, {source: self.true[source]}, self.center)
+        image = self._translators[source].expected(Domain(self.center, target))
+        return np.zeros_like(self.true[source]) if image is None else image
 
 
 def correlations(studies: Sequence[Study], sequences: Sequence[str]) -> dict[tuple[str, str], float]:

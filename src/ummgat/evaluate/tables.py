@@ -201,7 +201,8 @@ def automatic(calibration: Sequence[Cell], table: Sequence[Cell]) -> dict[str, T
         )
     scores: dict[Treatment, list[float]] = {}
     for cell in calibration:
-        if cell.treatment.segmenter == "plain" and cell.treatment.scenario not in ("none", "random"):
+        offered_at_use = cell.treatment.method != "flood"  # which is no image
+        if cell.treatment.segmenter == "plain" and offered_at_use and cell.treatment.scenario not in ("none", "random"):
             scores.setdefault(cell.treatment, []).append(cell.summary.median)
     chosen: dict[str, Treatment] = {}
     offered = {c.treatment for c in table}

@@ -10,7 +10,14 @@ from ummgat.evaluate.tables import Cell, Treatment
 
 WORST, BEST = 0.0, 1.0
 
-METHOD_COLORS = {"empty": "#999999", "copy": "#0072b2", "matched": "#56b4e9", "generate": "#d55e00", "fuse": "#e69f00"}
+METHOD_COLORS = {
+    "empty": "#999999",
+    "copy": "#0072b2",
+    "matched": "#56b4e9",
+    "atlas": "#009e73",
+    "generate": "#d55e00",
+    "fuse": "#e69f00",
+}
 """Okabe & Ito 2008: told apart by colour-blind readers."""
 
 
@@ -25,7 +32,7 @@ def heatmap(table: Sequence[Cell], region: str) -> Figure:
 
     The best of several sources is chosen on these very subjects, for every method alike.
     """
-    columns = [("plain", m) for m in ("empty", "copy", "matched", "generate", "fuse")]
+    columns = [("plain", m) for m in METHOD_COLORS]
     columns += [("dropout", m) for m in ("empty", "generate")]
     here = [c for c in table if c.region == region and c.treatment.scenario not in ("none", "random")]
     columns = [c for c in columns if any((x.treatment.segmenter, x.treatment.method) == c for x in here)]
