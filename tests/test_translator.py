@@ -6,6 +6,7 @@ import torch
 
 from conftest import tiny_config
 from ummgat.domain import Domain, DomainTable
+from ummgat.generate import Request, fill
 from ummgat.model.asked import asked_brightness, thresholds
 from ummgat.model.atlas import Atlas
 from ummgat.model.lesion_gate import drawing
@@ -166,3 +167,52 @@ def test_what_is_asked_of_lesions():
     assert asked[1].tolist() == [90, 95, 120]  # T1ce shows enhancement by one spread more
     assert asked[[0, 2]].tolist() == [[90, 95, 100]] * 2
     assert thresholds(TABLE, 0.15).tolist() == pytest.approx([1, 0.15, 1])
+
+
+# ---------------------------------------------------------------- filling a study
+
+
+@pytest.fixture
+def seeing(model, monkeypatch):
+    """A model whose gate is sure of a piece of enhancing tumour, and has validated nothing."""
+    where = np.zeros(SHAPE, bool)
+    where[10:14, 10:16, 10:16] = True
+    seen = np.zeros((4, *SHAPE), np.float32)
+    seen[0], seen[3] = np.where(where, 0.01, 0.97), np.where(where, 0.97, 0.01)
+    seen[1:3] = 0.01
+    monkeypatch.setattr("ummgat.translator.lesion_posterior", lambda *a: seen)
+    return model, where
+
+
+def test_a_model_that_sees_lesions_pools_all_sources_by_default(seeing):
+    model, _ = seeing
+    volumes = {"t1": brain_of(0), "t2": brain_of(0)}
+    (image,) = fill(model, volumes, "A", Request(with_reliability=False))
+    assert image.provenance["method"] == "fuse"
+    assert image.provenance["lesions_seen_by"] == ["t1", "t2"]
+    (single,) = fill(model, volumes, "A", Request(sources=("t2",), with_reliability=False))
+    assert single.provenance["method"] == "generate"
+    (refused,) = fill(model, volumes, "A", Request(sources=("t2", "t1"), fuse=False, with_reliability=False))
+    assert refused.provenance["lesions_seen_by"] == ["t2"]
+
+
+def test_expected_enhancement_is_drawn_told_and_mapped_and_none_is_not_drawn(seeing):
+    model, where = seeing
+    volumes = {"t1": brain_of(0), "t2": brain_of(0)}
+    drawn, plain = (
+        fill(model, volumes, "A", Request(enhancement=how, with_reliability=False))[0] for how in ("expected", "none")
+    )
+    brain = brain_of(0) > 0
+    difference = drawn.volume.astype(int) - plain.volume
+    assert difference[where].mean() > 15
+    assert np.abs(difference[brain & ~where]).mean() < 0.5 * difference[where].mean()
+    assert "likely" in drawn.warnings[0]
+    assert "means nothing" in plain.warnings[0]
+    assert (drawn.provenance["enhancement"], plain.provenance["enhancement"]) == ("expected", "none")
+    for image in (drawn, plain):
+        assert (image.enhancement[where] > 90).all()
+        assert ((image.enhancement > 0) == brain).all()
+    # Where contrast is at hand nothing is expected: it is seen.
+    (t2,) = fill(model, {"t1ce": brain_of(0), "t1": brain_of(0)}, "A", Request(with_reliability=False))
+    assert t2.enhancement is None
+    assert not t2.warnings

@@ -205,11 +205,10 @@ def _complete_prepared(
             new[image.target.sequence] = image.volume
             write_json(temporary / f"{stem}.json", image.provenance)
             files += [f"{folder.name}/{stem}.nii", f"{folder.name}/{stem}.json"]
-            if image.reliability is not None:
-                write_volume(
-                    temporary / f"{stem}_reliability.nii", np.ascontiguousarray(image.reliability).T, study.grid
-                )
-                files.append(f"{folder.name}/{stem}_reliability.nii")
+            for name, values in (("reliability", image.reliability), ("enhancement", image.enhancement)):
+                if values is not None:
+                    write_volume(temporary / f"{stem}_{name}.nii", np.ascontiguousarray(values).T, study.grid)
+                    files.append(f"{folder.name}/{stem}_{name}.nii")
         kept = [] if request.align_to else [study.record.images[q].file for q in study.acquired]
         also = (study.record.labels_file, study.record.brain_mask_file)
         for name in [*kept, *(name for name in also if name)]:

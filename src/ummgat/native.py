@@ -35,7 +35,7 @@ def write_native(
     brain: NDArray[np.bool_],
     provenance: dict[str, Any],
 ) -> list[str]:
-    """Write a generated image, its reliability and its sidecar in the grid of its source.
+    """Write a generated image, its maps and its sidecar in the grid of its source.
 
     Parameters
     ----------
@@ -59,6 +59,8 @@ def write_native(
     volumes = {stem: (image.volume, header_text(image.target.sequence))}
     if image.reliability is not None:
         volumes[f"{stem}_reliability"] = (image.reliability, "")
+    if image.enhancement is not None:
+        volumes[f"{stem}_enhancement"] = (image.enhancement, "")
     for name, (volume, text) in volumes.items():
         write_volume(folder / f"{name}.nii.gz", to_native(volume, prepared, original, brain), original, text)
     write_json(folder / f"{stem}.json", provenance)

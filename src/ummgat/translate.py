@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ummgat.config import Config
 from ummgat.domain import DomainTable
-from ummgat.model.asked import asked_brightness, thresholds
+from ummgat.model.asked import ET, asked_brightness, thresholds
 from ummgat.model.atlas import Brought
 from ummgat.model.lesion_gate import N_LABELS
 from ummgat.model.masked import BACKGROUND
@@ -48,6 +48,14 @@ class Beside(NamedTuple):
             torch.from_numpy(asked.astype(np.float32)),
             torch.from_numpy(thresholds(table, config.loss.label_threshold)),
         )
+
+    def without_enhancement(self) -> "Beside":
+        """Enhancing tumour as bright as what surrounds it in targets where it is drawn by a low threshold."""
+        codes = self.lesion_codes.clone()
+        if codes.shape[1] == N_LABELS:
+            drawn = self.thresholds < 1
+            codes[drawn, ET] = codes[drawn, :ET].mean(1)
+        return self._replace(lesion_codes=codes, thresholds=torch.ones_like(self.thresholds))
 
     def aside(self, x: Tensor, source: int, target: int, near: Tensor | None, maps: Tensor | None) -> Aside:
         """For slices (n, 1, …) of one direction; `maps` (n, n_domains, …) are the atlas there, [0, 2]."""

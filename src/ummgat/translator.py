@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ummgat.weights import TrainedModel
 log = logging.getLogger(__name__)
 
 Volume = NDArray[np.uint8]
+Enhancement = Literal["none", "expected"]
 
 
 class Translator:
@@ -31,9 +33,17 @@ class Translator:
     volumes : mapping of sequence → ndarray (plane, row, column), uint8
         Acquired sequences on one grid, at the model's voxel size. What is not among them is not known to any answer.
     center : str
+    enhancement : str
+        `expected` or `none`, see `ummgat.generate.Request`.
     """
 
-    def __init__(self, model: TrainedModel, volumes: Mapping[str, Volume], center: str) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        volumes: Mapping[str, Volume],
+        center: str,
+        enhancement: Enhancement = "expected",
+    ) -> None:
         self.model = model
         known = {q: v for q, v in volumes.items() if Domain(center, q) in model.table}
         self.volumes = {q: stretched(v) for q, v in known.items()} if model.by_percentiles else known
@@ -43,7 +53,8 @@ class Translator:
         self._brought: Brought | None = None
         self._registered = False
         self._posterior: NDArray[np.float32] | None = None
-        self._beside = Beside.of(model.table, model.config, model.lesions, model.lesion_spreads)
+        beside = Beside.of(model.table, model.config, model.lesions, model.lesion_spreads)
+        self._beside = beside if enhancement == "expected" else beside.without_enhancement()
 
     def domain(self, sequence: str) -> int:
         """Index of a sequence of this study's center among the model's domains."""

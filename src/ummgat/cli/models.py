@@ -116,7 +116,17 @@ def complete(
     sources: Annotated[
         list[str] | None, typer.Option("--from", help="Sequence to generate from. Default: the best by validation.")
     ] = None,
-    fuse: Annotated[bool, typer.Option("--fuse", help="Generate from every available source and combine.")] = False,
+    fuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--fuse/--no-fuse",
+            help="Generate from every available source and combine. Default: if the model sees lesions.",
+        ),
+    ] = None,
+    enhancement: Annotated[
+        Literal["none", "expected"],
+        typer.Option(help="In a T1ce without contrast-enhanced source: as bright as it is likely, or none."),
+    ] = "expected",
     align_to: Annotated[str | None, typer.Option(help="Translate everything to this center's look instead.")] = None,
     mode: Annotated[
         Literal["auto", "mapper", "mean", "reference"], typer.Option(help="Where codes come from; auto: by validation.")
@@ -149,6 +159,7 @@ def complete(
         mode=mode,
         sources=tuple(sources) if sources else None,
         fuse=fuse,
+        enhancement=enhancement,
         with_reliability=not no_reliability,
     )
     only_raw = {"--template": template, "--brain-mask": brain_mask, "--n4": n4}

@@ -15,7 +15,7 @@ from ummgat.study import AlignmentRecord, Kind, load_study
 from ummgat.volume import Grid
 
 _IMAGE = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_GENERATED = re.compile(rf"(?:.*_)?({'|'.join(SEQUENCES)})_generated(_as-.+?)?(_reliability)?\.nii(\.gz)?")
+_GENERATED = re.compile(rf"(?:.*_)?({'|'.join(SEQUENCES)})_generated(_as-.+?)?(_reliability|_enhancement)?\.nii(\.gz)?")
 
 
 @dataclass(frozen=True)
