@@ -12,6 +12,7 @@ import torch
 
 from conftest import DOMAINS, slices, tiny_config
 from ummgat import train as train_module
+from ummgat.domain import DomainTable
 from ummgat.draw import Draw
 from ummgat.files import TEMPORARY, write_json
 from ummgat.model.networks import build_networks
@@ -19,9 +20,9 @@ from ummgat.slices import SliceSampler, index_volumes
 from ummgat.study import load_cohort
 from ummgat.tensors import file_hash, load_tensors, save_tensors, without_prefix
 from ummgat.train import NonFiniteLossError, plan, train
-from ummgat.train_state import FORMAT, load_state, new_state, save_state
+from ummgat.train_state import FORMAT, load_state, new_state, save_state, started_from
 from ummgat.train_step import Step
-from ummgat.weights import load_model
+from ummgat.weights import TrainedModel, load_model, save_model
 
 CPU = torch.device("cpu")
 ALWAYS = {"train__checkpoint_minutes": 1e-9}
@@ -511,3 +512,34 @@ def test_a_run_that_started_from_a_model_says_so_after_resuming_too(cohort_studi
     train(longer, cohort_studies, strict_draw, out, accelerator="cpu")
     trained = load_model(out / "last.safetensors").training
     assert (trained["steps"], trained["started_from"]) == (3, told)
+
+
+def test_a_run_at_half_the_voxel_size_goes_on_from_the_weights_of_a_coarse_one(tmp_path):
+    """The same image at twice the pixels gives the same tokens, so the same codes and nearly the same image."""
+    coarse = tiny_config(model__atlas=True, model__gate="code")
+    table = DomainTable.from_names(["A/t1", "A/t2"])
+    nets = build_networks(coarse.model, 2, 3)
+    codes = {name: torch.zeros(2, 4) for name in ("mean", "mapper")}
+    model = TrainedModel(
+        nets=nets, table=table, config=coarse, codes=codes, histograms=np.full((2, 256), 1 / 256),
+        spreads=np.zeros((2, 2, 5)), flickers=np.zeros(2), lesions=np.zeros((2, 3)), lesion_spreads=np.zeros((2, 3)),
+        atlas=None, criteria={}, training={}, version="", hash="",
+    )  # fmt: skip
+    save_model(tmp_path / "coarse.safetensors", model)
+    fine = tiny_config(
+        model__atlas=True, model__gate="code", model__patch=4, model__encoder_pool=2, data__crop=[40, 48]
+    )
+    state = started_from(tmp_path / "coarse.safetensors", fine, table, torch.device("cpu"))
+    x = torch.from_numpy(slices(2, 20, 24))
+    large = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    y = torch.tensor([0, 1])
+    with torch.no_grad():
+        a, b = (n.encoder(image, y) for n, image in ((nets, x), (state.average, large)))
+        torch.testing.assert_close(a, b)
+        one, two = nets.generator(x, a, a), state.average.generator(large, a, a)
+    enlarged = one.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    brain = large > -1
+    assert (enlarged - two)[brain].abs().mean() < 0.35 * enlarged[brain].std()
+    other = tiny_config(model__atlas=True, model__gate="code", model__patch=3, data__crop=[18, 24])
+    with pytest.raises(ValueError, match="which is no multiple"):
+        started_from(tmp_path / "coarse.safetensors", other, table, torch.device("cpu"))

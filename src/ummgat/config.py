@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-PRESETS = ("paper", "small", "tiny")
+PRESETS = ("paper", "fine", "small", "tiny")
 
 
 class _Section(BaseModel):
@@ -45,6 +45,7 @@ class ModelConfig(_Section):
     latent_dim: int = Field(16, ge=1)
     mapper_width: int = Field(512, ge=8)
     encoder_widths: tuple[int, ...] = (32, 64, 128, 256)
+    encoder_pool: int = Field(1, ge=1, description="pixels per side that E sees as one: a code needs no finer detail")
     discriminator_widths: tuple[int, ...] = (32, 64, 128, 256)
     discriminator_position: bool = Field(False, description="give D each pixel's place relative to the brain")
     discriminator_statistics: bool = Field(False, description="add a logit from intensity histograms per zone to D")

@@ -31,6 +31,12 @@ from ummgat.weights import OLDER
 
 FORMAT = "ummgat-checkpoint-1"
 
+_MAY_DIFFER = frozenset(
+    {"patch", "window", "guide_window", "encoder_pool"}
+    | {f"discriminator_{part}" for part in ("widths", "position", "statistics")}
+)
+"""Settings of `model` in which a run may differ from the model it starts from: what the size of a pixel asks for, and D."""
+
 CHANGEABLE = frozenset({"iterations", "checkpoint_minutes", "validate_every", "log_every", "threads", "devices"})
 """Settings of `train` that may differ on resume. A longer run also moves the decay of the learning rates."""
 
@@ -58,8 +64,9 @@ def new_state(config: Config, n_domains: int, device: torch.device) -> TrainStat
 def started_from(path: Path, config: Config, table: DomainTable, device: torch.device) -> TrainState:
     """State before the first step, with the weights of an exported model.
 
-    Its averages become both the networks and their averages. D comes along if the file has it (`ummgat pack`), else it
-    starts from random weights.
+    Its averages become both the networks and their averages. D comes along if the file has it (`ummgat pack`) and the config
+    wants the same D, else it starts from random weights. A model of larger voxels may go on at smaller ones: what it reads in
+    patches of two pixels it then reads in patches of four, see `finer_patches`.
 
     Parameters
     ----------
@@ -78,8 +85,11 @@ def started_from(path: Path, config: Config, table: DomainTable, device: torch.d
     different = [
         f"model.{key} {metadata['config']['model'].get(key)!r} → {value!r}"
         for key, value in config.model.model_dump(mode="json").items()
-        if metadata["config"]["model"].get(key) != value
+        if metadata["config"]["model"].get(key) != value and key not in _MAY_DIFFER
     ]
+    old_patch = metadata["config"]["model"]["patch"]
+    if config.model.patch % old_patch:
+        different.append(f"model.patch {old_patch} → {config.model.patch}, which is no multiple")
     if metadata["domains"] != table.names:
         different.append(f"domains {', '.join(metadata['domains'])} → {', '.join(table.names)}")
     if different:
@@ -88,10 +98,17 @@ def started_from(path: Path, config: Config, table: DomainTable, device: torch.d
             "domains in the same order. Draw with --domains as the model has them, or start without it."
         )
     state = new_state(config, len(table), device)
+    same_d = all(
+        metadata["config"]["model"].get(key) == value
+        for key, value in config.model.model_dump(mode="json").items()
+        if key.startswith("discriminator_")
+    )
     for name, module in state.nets.named():
         own = without_prefix(name, tensors)
-        if name == "discriminator" and not own:
+        if name == "discriminator" and not (own and same_d):
             continue
+        if name == "generator":
+            own = finer_patches(own, config.model.patch // old_patch)
         try:
             module.load_state_dict(own)
         except RuntimeError as error:
@@ -102,6 +119,20 @@ def started_from(path: Path, config: Config, table: DomainTable, device: torch.d
     state.average = moving_average_of(state.nets)
     state.started_from = file_hash(path)
     return state
+
+
+def finer_patches(weights: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """Weights of a generator that reads `factor` times smaller pixels, as the mean over what was one pixel; the same tokens
+    come of the same image, enlarged.
+    """
+    if factor == 1:
+        return weights
+    out = dict(weights)
+    for name in ("embed.weight", "embed_target.weight"):
+        if name in out:
+            wide = out[name].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+            out[name] = wide / factor**2
+    return out
 
 
 def save_state(path: Path, state: TrainState, config: Config, draw: Draw) -> None:

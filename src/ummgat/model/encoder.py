@@ -49,10 +49,13 @@ class SequenceEncoder(nn.Module):
         N. Heads 0…N-1 encode the brain, head y + N the lesion region of domain y.
     widths : sequence of int
     code_dim : int
+    pool : int
+        Pixels per side that count as one.
     """
 
-    def __init__(self, n_domains: int, widths: Sequence[int], code_dim: int) -> None:
+    def __init__(self, n_domains: int, widths: Sequence[int], code_dim: int, pool: int = 1) -> None:
         super().__init__()
+        self.pool = pool
         self.n_domains = n_domains
         self.trunk = Trunk(1, widths)
         self.heads = nn.Linear(widths[-1], 2 * n_domains * code_dim)
@@ -76,6 +79,11 @@ class SequenceEncoder(nn.Module):
             region = brain_mask(x)
         else:
             x = torch.where(region > 0, x, BACKGROUND)
+        if self.pool > 1:
+            share = F.avg_pool2d(region.to(x.dtype), self.pool, ceil_mode=True)
+            mean = F.avg_pool2d((x - BACKGROUND) * region, self.pool, ceil_mode=True) / share.clamp_min(1e-6)
+            region = (share >= 0.5).to(x.dtype)
+            x = mean * region + BACKGROUND
         h = self.trunk(x - BACKGROUND)  # background is 0, like padding: more or less of it changes next to nothing
         weight = F.adaptive_avg_pool2d(region.to(h.dtype), h.shape[-2:])
         return (h * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)

@@ -54,7 +54,7 @@ def build_networks(config: ModelConfig, n_domains: int, seed: int) -> Networks:
     """
     nets = Networks(
         GENERATORS[config.generator](config),
-        SequenceEncoder(n_domains, config.encoder_widths, config.code_dim),
+        SequenceEncoder(n_domains, config.encoder_widths, config.code_dim, config.encoder_pool),
         Mapper(n_domains, config.latent_dim, config.mapper_width, config.code_dim),
         Discriminator(
             n_domains, config.discriminator_widths, config.discriminator_position, config.discriminator_statistics
