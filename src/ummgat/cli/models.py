@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @command
 def train(
-    config: Annotated[str, typer.Argument(help="Preset (paper, small, tiny) or TOML file.")],
+    config: Annotated[str, typer.Argument(help="Preset (paper, fine, small, tiny) or TOML file.")],
     data: Annotated[Path, typer.Option(help="Prepared cohort.")],
     draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`.")],
     out: Annotated[Path, typer.Option(help="Run folder. The same command again resumes the run in it.")],
