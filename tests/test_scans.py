@@ -334,7 +334,7 @@ def test_the_command_prepares_checks_and_completes(hospital, coarse_model, templ
     ]
     result = CliRunner().invoke(app, told)
     assert result.exit_code == 2
-    assert "no --center" in " ".join((result.output + result.stderr).split())
+    assert "Model does not know the center: --center. Found none" in " ".join((result.output + result.stderr).split())
     result = CliRunner().invoke(app, [*told, "--center", "A", "--template", str(template)])
     assert result.exit_code == 0, result.output + result.stderr
     said = result.output + result.stderr

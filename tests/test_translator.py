@@ -1,17 +1,22 @@
 """One study: the atlas registered once and left out where it does not fit, what sources see of lesions multiplied."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from conftest import tiny_config
+from ummgat.completion import complete
 from ummgat.domain import Domain, DomainTable
+from ummgat.files import read_json
 from ummgat.generate import Request, fill
 from ummgat.model.asked import asked_brightness, thresholds
 from ummgat.model.atlas import Atlas
 from ummgat.model.lesion_gate import drawing
 from ummgat.model.networks import build_networks, moving_average_of
 from ummgat.model.unet import Aside
+from ummgat.prepare.cohort import prepare_cohort
+from ummgat.prepare.settings import PrepareSettings
 from ummgat.translate import Beside, Direction, translate_volume
 from ummgat.translator import Translator
 from ummgat.weights import TrainedModel
@@ -216,3 +221,28 @@ def test_expected_enhancement_is_drawn_told_and_mapped_and_none_is_not_drawn(see
     (t2,) = fill(model, {"t1ce": brain_of(0), "t1": brain_of(0)}, "A", Request(with_reliability=False))
     assert t2.enhancement is None
     assert not t2.warnings
+
+
+def test_a_model_of_one_center_needs_none_and_the_sidecar_says_so(seeing, tmp_path):
+    """Plain NIfTI without --center, and a prepared study of another center: both are taken for the only one there is."""
+    model, _ = seeing
+    (tmp_path / "raw" / "S1").mkdir(parents=True)
+    for name in ("t1", "t2"):
+        image = nib.Nifti1Image(np.ascontiguousarray(brain_of(0).T), np.diag([2.0, 2, 2, 1]))
+        nib.save(image, tmp_path / "raw" / "S1" / f"S1_{name}.nii.gz")
+    request = Request(with_reliability=False)
+    report = complete(tmp_path / "raw", tmp_path / "out", model, request=request)
+    assert not report.failed
+    said = read_json(tmp_path / "out" / "S1" / "S1_t1ce_generated.json")
+    assert said["center_only_one"] == "A"
+    assert "center_given" not in said
+    assert (tmp_path / "out" / "S1" / "S1_t1ce_generated_enhancement.nii.gz").is_file()
+    prepare_cohort(tmp_path / "raw", tmp_path / "cohort", PrepareSettings(center="Elsewhere", spacing_mm=2.0))
+    report = complete(tmp_path / "cohort", tmp_path / "again", model, request=request)
+    assert not report.failed
+    said = read_json(tmp_path / "again" / "S1" / "t1ce_generated.json")
+    assert said["center_only_one"] == "A"
+    assert (tmp_path / "again" / "S1" / "t1ce_generated_enhancement.nii").is_file()
+    # Where the centers are one, or the user says it, nothing is assumed.
+    report = complete(tmp_path / "cohort", tmp_path / "said", model, request=request, center="A")
+    assert read_json(tmp_path / "said" / "S1" / "t1ce_generated.json")["center_given"] == "A"

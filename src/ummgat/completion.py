@@ -62,8 +62,8 @@ def complete(
         File exported by `ummgat train`.
     request : Request
     center : str, optional
-        Center of the study, one that the model knows. Needed for plain NIfTI; for a prepared cohort it replaces the
-        recorded one, and the sidecar says so.
+        Center of the study, one that the model knows. Needed for plain NIfTI if the model has several; for a prepared cohort it
+        replaces the recorded one, and the sidecar says so. A model of a single center takes every study for that one's.
     references : mapping of sequence → NIfTI file, optional
         For `Request(mode="reference")`.
     layout : str
@@ -99,6 +99,7 @@ def complete(
         raise ValueError(
             f"Output lies in the input: {out}. Found it inside {source}; expected another place. Choose one."
         )
+    given, center = center, center or trained.only_center
     codes = _reference_codes(trained, references or {}, request.align_to or center)
     studies = _find(source, layout)
     for study in studies:
@@ -111,7 +112,8 @@ def complete(
     for i, study in enumerate(studies):
         try:
             with explained_full_disk(out / study.subject):
-                _complete_one(trained, study, out / study.subject, request, center, codes, overwrite, report)
+                told = {"center_given": given} if given else {"center_only_one": center} if center else {}
+                _complete_one(trained, study, out / study.subject, request, center, told, codes, overwrite, report)
         except (ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno in FULL:  # stops every study
                 raise
@@ -153,6 +155,7 @@ def _complete_one(
     folder: Path,
     request: Request,
     center: str | None,
+    told: Mapping[str, str],
     codes: Mapping[str, Tensor],
     overwrite: bool,
     report: CompletionReport,
@@ -162,9 +165,9 @@ def _complete_one(
             f"Result exists already: {folder}. Found a folder; expected none. Move it, or pass --overwrite."
         )
     if isinstance(study, RawStudy):
-        files, generated = _complete_raw(model, study, folder, request, center, codes)
+        files, generated = _complete_raw(model, study, folder, request, center, told, codes)
     else:
-        files, generated = _complete_prepared(model, study, folder, request, center, codes)
+        files, generated = _complete_prepared(model, study, folder, request, center, told, codes)
     report.done[study.subject] = files
     for image in generated:
         for warning in image.warnings:
@@ -175,7 +178,13 @@ def _complete_one(
 
 
 def _complete_prepared(
-    model: TrainedModel, study: Study, folder: Path, request: Request, center: str | None, codes: Mapping[str, Tensor]
+    model: TrainedModel,
+    study: Study,
+    folder: Path,
+    request: Request,
+    center: str | None,
+    told: Mapping[str, str],
+    codes: Mapping[str, Tensor],
 ) -> tuple[list[str], list[Generated]]:
     """Prepared in, prepared out: acquired files as they were, generated ones beside them, all in study.json."""
     wanted = model.config.data.spacing_mm
@@ -186,8 +195,8 @@ def _complete_prepared(
         )
     volumes = {q: np.array(study.volume(q)) for q in study.acquired}
     generated = fill(model, volumes, center or study.center, request, codes)
-    for image in generated if center else ():
-        image.provenance["center_given"] = center
+    for image in generated:
+        image.provenance.update(told if center != study.center or "center_given" in told else {})
     record = study.record.model_copy(deep=True)
     new: dict[str, Array] = {}
     files: list[str] = []
@@ -220,7 +229,13 @@ def _complete_prepared(
 
 
 def _complete_raw(
-    model: TrainedModel, raw: RawStudy, folder: Path, request: Request, center: str | None, codes: Mapping[str, Tensor]
+    model: TrainedModel,
+    raw: RawStudy,
+    folder: Path,
+    request: Request,
+    center: str | None,
+    told: Mapping[str, str],
+    codes: Mapping[str, Tensor],
 ) -> tuple[list[str], list[Generated]]:
     """NIfTI in, NIfTI out: generated images return to the grid and affine of the input."""
     if raw.problems:
@@ -244,7 +259,7 @@ def _complete_raw(
             brain = native_brain(data, original, source_file)
             provenance = image.provenance | {
                 "source_files": [raw.images[Domain.parse(name).sequence].name for name in image.provenance["sources"]],
-                "center_given": center,
+                **told,
             }
             written = write_native(image, temporary, stem, prepared_grid, original, brain, provenance)
             files += [f"{folder.name}/{name}" for name in written]

@@ -41,7 +41,7 @@ def complete_scans(
     out: str | Path,
     model: str | Path | TrainedModel,
     *,
-    center: str,
+    center: str | None = None,
     sheet: str | Path | None = None,
     template: str | Path | None = None,
     brain_mask: str | None = None,
@@ -63,8 +63,8 @@ def complete_scans(
         Gets `prepared/`, a cohort at the model's voxel size, which another run takes up where it stopped; and `completed/`: every
         study complete on one grid, and in its folder `native/` each generated image on the grid of its source.
     model : path or TrainedModel
-    center : str
-        Which of the model's centers the scans resemble; never guessed.
+    center : str, optional
+        Which of the model's centers the scans resemble; never guessed. Needed if the model has several.
     sheet : path, optional
         CSV of `ummgat inspect --out`, as corrected.
     template : path, optional
@@ -89,9 +89,10 @@ def complete_scans(
     """
     source, out = Path(source), Path(out)
     trained = model if isinstance(model, TrainedModel) else load_model(Path(model), torch.device(device))
+    center = center or trained.only_center
     if center not in trained.table.centers:  # said now, and not after an hour of registration
         raise ValueError(
-            f"Model does not know the center: --center. Found {center!r}; expected one of {', '.join(trained.table.centers)}. Say "
+            f"Model does not know the center: --center. Found {center or 'none'}; expected one of {', '.join(trained.table.centers)}. Say "
             "which of these the scans resemble, or train with this center."
         )
     found: tuple[list[RawStudy], str] | None = None

@@ -126,6 +126,8 @@ def train(
         _cut_log(out / "log.jsonl", state.step)
         _cut_log(out / "validation.jsonl", state.step)
     atlas = training_atlas(volumes, len(table), out / "atlas.safetensors") if config.model.atlas else None
+    if first and atlas is not None:
+        _warn_of_few(volumes, table)
     sampler = _sampler(config, volumes, len(table), atlas)
     chosen = [study for study in studies if study.subject in draw.selection]
     found = relations(volumes, len(table))
@@ -216,6 +218,22 @@ def draw_batch(sampler: SliceSampler, config: Config, step: int) -> Batch:
     paired = schedule in ("paired", "mixed")
     batch = sampler.batch(step, config.train.batch, config.model.latent_dim, paired=paired)
     return batch if schedule == "literal" else trimmed(batch, config.model.unit)
+
+
+FEW_VOLUMES = 5
+"""Per domain, below which the mean of an atlas shows single patients."""
+
+
+def _warn_of_few(volumes: Sequence[TrainingVolume], table: DomainTable) -> None:
+    """An atlas travels with the weights, and that of one patient is an image of that patient."""
+    for i, domain in enumerate(table):
+        n = sum(volume.domain == i for volume in volumes)
+        if n < FEW_VOLUMES:
+            log.warning(
+                "The atlas of %s is the mean of %d patients and goes into the exported model: treat the file as patient data",
+                domain,
+                n,
+            )
 
 
 def _sampler(

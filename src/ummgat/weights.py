@@ -61,6 +61,11 @@ class TrainedModel:
     by_percentiles: bool = False
     """It was trained on images scaled by percentiles of the brain, as files before "ummgat-model-4" are."""
 
+    @property
+    def only_center(self) -> str | None:
+        """The center of a model that has a single one, as all studies are then taken for; None if there is a choice to make."""
+        return self.table.centers[0] if len(self.table.centers) == 1 else None
+
     def code(self, domain: Domain, mode: StoredMode) -> Tensor:
         """The stored code of `domain`: (code_dim,)."""
         return self.codes[mode][self.table.index(domain)]

@@ -132,7 +132,9 @@ def complete(
         Literal["auto", "mapper", "mean", "reference"], typer.Option(help="Where codes come from; auto: by validation.")
     ] = "auto",
     reference: Annotated[list[str] | None, typer.Option(help="For --mode reference: t2=FILE. May be repeated.")] = None,
-    center: Annotated[str | None, typer.Option(help="Center of the studies; needed for plain NIfTI.")] = None,
+    center: Annotated[
+        str | None, typer.Option(help="Center of the studies; needed for plain NIfTI if the model has several.")
+    ] = None,
     layout: Layout = "auto",
     raw: Annotated[
         bool,
@@ -169,10 +171,9 @@ def complete(
             "and strips. Add --raw, or leave it out."
         )
     if raw or sheet is not None:
-        if center is None or reference:
+        if reference:
             raise ValueError(
-                f"Scans cannot be completed like this: --raw. Found {'--reference' if reference else 'no --center'}; expected --center, which "
-                "says whom the scans resemble, and no --reference. Say --center, or prepare first and complete then."
+                "Scans cannot be completed like this: --raw. Found --reference; expected none. Prepare first and complete then."
             )
         report, failed = _complete_scans(
             source,
@@ -232,7 +233,7 @@ def _complete_scans(
     out: Path,
     model: Path | None,
     request: "Request",
-    center: str,
+    center: str | None,
     sheet: Path | None,
     template: Path | None,
     brain_mask: str | None,

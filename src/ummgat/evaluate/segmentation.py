@@ -88,6 +88,8 @@ def evaluate(
     ValueError
         A folder of another evaluation, an unknown scenario, or a center that the model does not know.
     """
+    if as_center is None and any(study.center != model.only_center for study in studies):
+        as_center = model.only_center
     _check_centers(model, studies, as_center)
     wanted = {name: scenario_names(segmenter.sequences, scenarios) for name, segmenter in segmenters.items()}
     if not any(wanted.values()):
