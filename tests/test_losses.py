@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import slices, tiny_config
-from ummgat.losses import (
+from ummgat.model.encoder import unit
+from ummgat.model.networks import Networks, build_networks
+from ummgat.model.unet import Answer
+from ummgat.train.losses import (
     SPREAD_SCALE,
     Expected,
     Target,
@@ -31,10 +34,7 @@ from ummgat.losses import (
     structure_loss,
     target_of,
 )
-from ummgat.model.codes import unit
-from ummgat.model.networks import Networks, build_networks
-from ummgat.model.unet import Answer
-from ummgat.train_step import Step, build_optimizers, terms_at
+from ummgat.train.step import Step, build_optimizers, terms_at
 
 CONFIG = tiny_config()
 LOG2 = math.log(2)

@@ -1,4 +1,4 @@
-"""What this machine offers and what is missing: versions, devices, precision, extras, weights, room.
+"""What this machine offers: versions, devices, precision, extras, bundled weights, free disk space.
 
 Every check reports, none raises: the doctor must speak when the patient cannot.
 """
@@ -14,7 +14,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from ummgat import __version__
+from ummgat.core.version import __version__
 
 BUNDLED_MODEL = "small.safetensors"
 """File in the package's `weights` folder that `ummgat complete` uses without --model."""

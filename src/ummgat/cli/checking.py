@@ -9,7 +9,7 @@ import typer
 from ummgat.cli.terminal import MANY, Overwrite, command, fail, print_table, progress, report_failures, say
 
 if TYPE_CHECKING:
-    from ummgat.study import FindingRecord
+    from ummgat.core.study import FindingRecord
 
 Checks = Annotated[
     Path | None, typer.Option(help="Learnt checks from `ummgat train-checks`. Default: the bundled ones.")
@@ -48,9 +48,9 @@ def train_checks(
     from ummgat.check.checker import save_checker
     from ummgat.check.learning import teach
     from ummgat.check.training import TrainingSettings
-    from ummgat.draw import load_draw
-    from ummgat.files import require_new
-    from ummgat.study import load_cohort
+    from ummgat.core.draw import load_draw
+    from ummgat.core.files import require_new
+    from ummgat.core.study import load_cohort
 
     require_new(out, overwrite)
     studies = load_cohort(cohort)

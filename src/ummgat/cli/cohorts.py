@@ -26,7 +26,7 @@ from ummgat.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from ummgat.prepare.layouts import RawStudy
+    from ummgat.intake.layouts import RawStudy
 
 
 @command
@@ -149,9 +149,9 @@ def prepare(
     ] = False,
 ) -> None:
     """Bring studies into the one layout that every later command reads. Run it again to go on or to add studies."""
+    from ummgat.core.study import load_study
     from ummgat.prepare.cohort import cohort_table, plan_table, prepare_cohort
     from ummgat.prepare.settings import PrepareSettings
-    from ummgat.study import load_study
 
     found, remarks = _of_sheet(sheet, source, layout, brain_mask)
     settings = PrepareSettings(
@@ -207,10 +207,10 @@ def draw(
     overwrite: Overwrite = False,
 ) -> None:
     """Fix, before any training, who trains with which sequence, who may choose settings, and who only tests."""
-    from ummgat.domain import Domain
-    from ummgat.draw import make_draw
-    from ummgat.files import require_new, write_json
-    from ummgat.study import load_cohort
+    from ummgat.core.domain import Domain
+    from ummgat.core.draw import make_draw
+    from ummgat.core.files import require_new, write_json
+    from ummgat.core.study import load_cohort
 
     require_new(out, overwrite)
     studies = load_cohort(cohort)

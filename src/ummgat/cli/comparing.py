@@ -22,11 +22,11 @@ def compare(
     ] = "selection",
 ) -> None:
     """Tabulate runs that differ in settings: errors, distances and Dice on the same subjects, for ablations."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.comparison import compare_runs
-    from ummgat.evaluate.features import segmenter_bottleneck
+    from ummgat.core.draw import load_draw
+    from ummgat.core.study import load_cohort
+    from ummgat.quality.compare_runs import compare_runs
+    from ummgat.quality.features import segmenter_bottleneck
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort
 
     names = [run.resolve().name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):

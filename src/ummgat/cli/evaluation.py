@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ummgat.cli.models import bundled
-from ummgat.cli.segmenters import (
-    ChannelOrder,
-    Interpreter,
-    Orientation,
-    Timeout,
-    Trust,
-    open_segmenter,
-    require_unseen,
-)
+from ummgat.cli.segmenters import ChannelOrder, Interpreter, Orientation, Timeout, Trust, open_segmenter, require_unseen
 from ummgat.cli.terminal import Overwrite, comma_list, command, progress, report_failures, say
 
 if TYPE_CHECKING:
-    from ummgat.draw import Draw
-    from ummgat.study import Study
+    from ummgat.core.draw import Draw
+    from ummgat.core.study import Study
 
 
 @command
@@ -35,12 +27,12 @@ def directions(
     overwrite: Overwrite = False,
 ) -> None:
     """Measure every direction between sequences against the truth: generated, copied, histogram-matched, empty."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.directions import count_wins, direction_table, measure, medians, write_rows
-    from ummgat.evaluate.pictures import direction_grid
-    from ummgat.files import require_new, write_text
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
+    from ummgat.core.draw import load_draw
+    from ummgat.core.files import require_new, write_text
+    from ummgat.core.study import load_cohort
+    from ummgat.model.weights import load_model
+    from ummgat.quality.directions import count_wins, direction_table, measure, medians, write_rows
+    from ummgat.quality.pictures import direction_grid
 
     require_new(out, overwrite)
     trained, wanted = load_model(model), load_draw(draw)
@@ -116,16 +108,16 @@ def evaluate(
     """Take sequences away, put substitutes in their place, segment, and write Dice and HD95 of each."""
     import torch
 
+    from ummgat.core.draw import load_draw
+    from ummgat.core.study import load_cohort
     from ummgat.doctor import BUNDLED_DROPOUT, bundled_file, choose_device
-    from ummgat.draw import load_draw
     from ummgat.evaluate.cohort_table import cohort_rows, read_demographics
-    from ummgat.evaluate.directions import write_rows
     from ummgat.evaluate.scenarios import distribution, random_scenario
     from ummgat.evaluate.segmentation import correlations
     from ummgat.evaluate.segmentation import evaluate as run
+    from ummgat.model.weights import load_model
+    from ummgat.quality.directions import write_rows
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
 
     if segmenter is None:
         dropout = dropout or bundled_file(BUNDLED_DROPOUT)
@@ -204,12 +196,12 @@ def cross_center(
     ] = None,
 ) -> None:
     """Segment other centers' images with one center's segmenter: as they are, histogram-matched, aligned by the model."""
+    from ummgat.core.draw import load_draw
+    from ummgat.core.study import load_cohort
     from ummgat.doctor import BUNDLED_T2, bundled_file
-    from ummgat.draw import load_draw
     from ummgat.evaluate.cross_center import cross_center as run
+    from ummgat.model.weights import load_model
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
 
     path = segmenter or bundled_file(BUNDLED_T2)
     if path is None:
@@ -273,7 +265,7 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an evaluation into one page with tables, tests and figures that opens without a network."""
-    from ummgat.files import require_new
+    from ummgat.core.files import require_new
     from ummgat.report.page import build_report
 
     if notes is not None and model is None:

@@ -27,8 +27,8 @@ from ummgat.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from ummgat.completion import CompletionReport
-    from ummgat.generate import Request
+    from ummgat.completion.cohort import CompletionReport
+    from ummgat.completion.fill import Request
 
 
 @command
@@ -50,12 +50,12 @@ def train(
 ) -> None:
     """Train one model that turns any (center, sequence) of the draw into any other."""
     console.quiet = os.environ.get("LOCAL_RANK", "0") != "0"  # further processes of one run say nothing but errors
-    from ummgat import train as training
-    from ummgat.config import load_config
+    from ummgat.core.config import load_config
+    from ummgat.core.draw import load_draw
+    from ummgat.core.study import load_cohort
     from ummgat.doctor import choose_device
-    from ummgat.draw import load_draw
-    from ummgat.overrides import as_toml, with_overrides
-    from ummgat.study import load_cohort
+    from ummgat.train import loop as training
+    from ummgat.train.overrides import as_toml, with_overrides
 
     settings = with_overrides(load_config(config), overrides or [])
     studies, drawn = load_cohort(data), load_draw(draw)
@@ -96,8 +96,8 @@ def pack(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a run's model as 16-bit floats with its discriminator: small to keep, to use, and to start another run from."""
-    from ummgat.files import require_new
-    from ummgat.pack import pack as packed
+    from ummgat.core.files import require_new
+    from ummgat.train.pack import pack as packed
 
     require_new(out, overwrite)
     say(f"Packed: {packed(run, out, {'best': 'model.safetensors', 'last': 'last.safetensors'}[which])}")
@@ -151,9 +151,9 @@ def complete(
     overwrite: Overwrite = False,
 ) -> None:
     """Fill the missing sequences of studies, or align studies to another center. Results are marked as generated."""
-    from ummgat.completion import complete as fill_studies
+    from ummgat.completion.cohort import complete as fill_studies
+    from ummgat.completion.fill import Request
     from ummgat.doctor import choose_device
-    from ummgat.generate import Request
 
     request = Request(
         targets=tuple(target) if target else None,
@@ -243,7 +243,7 @@ def _complete_scans(
     overwrite: bool,
 ) -> "tuple[CompletionReport, dict[str, str]]":
     """Prepare, check and complete scans; remarks of the first two are printed. Returns (report, all failures)."""
-    from ummgat.scans import PREPARED, complete_scans
+    from ummgat.completion.scans import PREPARED, complete_scans
 
     with progress("Preparing, completing") as show:
         done = complete_scans(
@@ -280,7 +280,7 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Train on synthetic patients of two centers, complete test patients, and compare with the truth. Minutes."""
-    from ummgat.demo import run_demo
+    from ummgat.demo.run import run_demo
 
     code = run_demo(out, seed=seed, iterations=iterations, overwrite=overwrite, console=Console(highlight=False))
     raise typer.Exit(code)

@@ -36,12 +36,12 @@ def quality(
     ] = None,
 ) -> None:
     """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make pictures."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.features import inception_fid, random_convolutions, segmenter_bottleneck
-    from ummgat.evaluate.images import measure_images
+    from ummgat.core.draw import load_draw
+    from ummgat.core.study import load_cohort, require_spacing
+    from ummgat.model.weights import load_model
+    from ummgat.quality.features import inception_fid, random_convolutions, segmenter_bottleneck
+    from ummgat.quality.measure import measure_images
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort, require_spacing
-    from ummgat.weights import load_model
 
     main = load_model(model or bundled())
     models = {"model": main} | {name: load_model(path) for name, path in _beside(beside or []).items()}

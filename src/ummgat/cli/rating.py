@@ -31,13 +31,13 @@ def make(
     overwrite: Overwrite = False,
 ) -> None:
     """Make one page on which readers say of each image whether it is real or generated, and how good it is."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.directions import write_rows
-    from ummgat.evaluate.rating import select_images
-    from ummgat.files import require_new, write_text
-    from ummgat.report.rate_page import rate_page
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
+    from ummgat.core.draw import load_draw
+    from ummgat.core.files import require_new, write_text
+    from ummgat.core.study import load_cohort
+    from ummgat.model.weights import load_model
+    from ummgat.quality.directions import write_rows
+    from ummgat.rate.make import select_images
+    from ummgat.rate.page import rate_page
 
     require_new(out, overwrite)
     trained = load_model(model or bundled())
@@ -65,8 +65,9 @@ def score(
     overwrite: Overwrite = False,
 ) -> None:
     """Score readers: accuracy, sensitivity, specificity, quality, and agreement beyond chance."""
-    from ummgat.evaluate.directions import write_rows
-    from ummgat.evaluate.rating_scores import (
+    from ummgat.core.files import require_new, write_json, write_text
+    from ummgat.quality.directions import write_rows
+    from ummgat.rate.score import (
         agreement_rows,
         answer_rows,
         check_readers,
@@ -76,7 +77,6 @@ def score(
         summary_json,
         summary_text,
     )
-    from ummgat.files import require_new, write_json, write_text
 
     require_new(out, overwrite)
     truth = read_key(key)

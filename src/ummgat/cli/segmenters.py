@@ -11,8 +11,8 @@ from ummgat.cli.terminal import comma_list, say
 if TYPE_CHECKING:
     import torch
 
+    from ummgat.core.study import Study
     from ummgat.segment.load import AnySegmenter
-    from ummgat.study import Study
 
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the foreign --segmenter: its files can hold code, which runs as you.")
@@ -42,9 +42,9 @@ def open_segmenter(
     device: "torch.device",
 ) -> "AnySegmenter":
     """Load the segmenter at `path` for studies on one voxel size, and print what its channels are taken for."""
+    from ummgat.core.study import require_spacing
     from ummgat.segment.foreign import ForeignSegmenter
     from ummgat.segment.load import load_any
-    from ummgat.study import require_spacing
 
     spacing = studies[0].grid.spacing_mm[0]
     for study in studies:

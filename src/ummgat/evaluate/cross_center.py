@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ummgat.domain import Domain
+from ummgat.completion.fill import Request, fill
+from ummgat.core.domain import Domain
+from ummgat.core.matching import match_histogram
+from ummgat.core.study import Study, require_spacing
 from ummgat.evaluate.results import Report, Row, Volume, add_each, key_of, opened_results, scores
-from ummgat.evaluate.segmentation import Segmenter, checked
-from ummgat.generate import Request, fill
-from ummgat.matching import match_histogram
-from ummgat.study import Study, require_spacing
-from ummgat.weights import TrainedModel
+from ummgat.model.weights import TrainedModel
+from ummgat.segment.contract import Segmenter, checked
 
 
 def cross_center(

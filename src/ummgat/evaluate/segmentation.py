@@ -3,37 +3,23 @@
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.domain import Domain
+from ummgat.completion.fill import Request, fill
+from ummgat.core.domain import Domain
+from ummgat.core.matching import match_histogram
+from ummgat.core.study import LABELS, Study, require_spacing
 from ummgat.evaluate.results import Report, Row, add_each, key_of, opened_results, round_trip, scores
 from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
-from ummgat.generate import Request, fill
-from ummgat.matching import match_histogram
+from ummgat.model.translator import Translator
+from ummgat.model.weights import TrainedModel
+from ummgat.segment.contract import Segmenter, checked
 from ummgat.segment.folds import CrossFitted
-from ummgat.study import LABELS, Study, require_spacing
-from ummgat.translator import Translator
-from ummgat.weights import TrainedModel
 
 Volume = NDArray[np.uint8]
-
-
-class Segmenter(Protocol):
-    """What turns a complete set of images into labels. It never learns what was missing."""
-
-    @property
-    def sequences(self) -> tuple[str, ...]:
-        """What it must be given; zeros for an empty one."""
-
-    @property
-    def regions(self) -> Literal["multi", "wt"]:
-        """`multi`: labels as `study.LABELS`. `wt`: one whole tumour, stored as ED."""
-
-    def __call__(self, images: Mapping[str, Volume]) -> Volume:
-        """Images (plane, row, column) on one grid → labels on it."""
 
 
 def evaluate(
@@ -171,25 +157,6 @@ def _subject_rows(
                 if substitute.method == "flood":
                     found = np.where(found > 0, LABELS["ET"], 0).astype(np.uint8)
                 yield scores(about, found, study, segmenter.regions, task.fine)
-
-
-def checked(found: Any, study: Study, name: str) -> Volume:
-    """What a segmenter answered, if it is labels on the study's grid; ValueError if not."""
-    found = np.asarray(found)
-    if found.shape != study.shape:
-        raise ValueError(
-            f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {study.shape}. Labels must "
-            "lie on the grid of the images."
-        )
-    known = (0, *LABELS.values())
-    strange = np.setdiff1d(found, known)
-    if found.dtype.kind not in "iu" or strange.size:
-        values = ", ".join(map(str, strange[:8].tolist()))
-        raise ValueError(
-            f"Segmenter answers with other than labels: {name}. Found {found.dtype} {values}; expected whole numbers out of "
-            f"{', '.join(map(str, known))}. Correct its numbering."
-        )
-    return found.astype(np.uint8, copy=False)
 
 
 def _as_completed(substitute: Substitute, tried: Sequence[Substitute]) -> bool:
