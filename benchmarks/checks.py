@@ -24,8 +24,8 @@ from ummgat.check.judge import doubted_names, judge_cohort
 from ummgat.check.measure import measure, measure_volumes
 from ummgat.check.network import CLASSES
 from ummgat.core.draw import load_draw
+from ummgat.core.machine import BUNDLED_CHECKS, bundled_file
 from ummgat.core.study import Study, load_cohort
-from ummgat.doctor import BUNDLED_CHECKS, bundled_file
 
 Volumes = dict[str, NDArray[np.uint8]]
 

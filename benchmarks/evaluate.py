@@ -21,8 +21,8 @@ import torch
 
 from options import parsed
 from ummgat.completion import fill as generate
+from ummgat.core.machine import BUNDLED_MODEL, BUNDLED_SEGMENTER, bundled_file
 from ummgat.core.study import load_cohort
-from ummgat.doctor import BUNDLED_MODEL, BUNDLED_SEGMENTER, bundled_file
 from ummgat.evaluate import results
 from ummgat.evaluate.segmentation import evaluate
 from ummgat.model.weights import load_model

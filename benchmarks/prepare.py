@@ -19,8 +19,8 @@ import numpy as np
 
 from ummgat.check.checker import load_checker
 from ummgat.check.measure import measure_volumes
+from ummgat.core.machine import BUNDLED_CHECKS, bundled_file
 from ummgat.core.volume import read_volume, resample
-from ummgat.doctor import BUNDLED_CHECKS, bundled_file
 from ummgat.phantom import brats_frame, make_scanner
 from ummgat.phantom.raw import make_head, scan_raw
 from ummgat.phantom.subject import make_body

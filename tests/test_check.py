@@ -27,9 +27,9 @@ from ummgat.cli import app
 from ummgat.completion.cohort import complete
 from ummgat.completion.fill import Request
 from ummgat.core.files import write_json
+from ummgat.core.machine import BUNDLED_CHECKS, bundled_file
 from ummgat.core.study import Study, load_cohort, load_study
 from ummgat.core.volume import Grid
-from ummgat.doctor import BUNDLED_CHECKS, bundled_file
 from ummgat.model.weights import load_model
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort

@@ -450,10 +450,10 @@ def test_complete_refuses_before_anything_is_written(cohort, model_path, work, a
 
 
 def test_complete_without_a_model_takes_the_bundled_one_or_asks_for_one(cohort, work, monkeypatch):
-    monkeypatch.setattr("ummgat.doctor.bundled_model", lambda: None)
+    monkeypatch.setattr("ummgat.core.machine.bundled_file", lambda name: None)
     assert "Give --model" in refused("complete", cohort, "out")
     asked = []
-    monkeypatch.setattr("ummgat.doctor.bundled_model", lambda: work / "weights.safetensors")
+    monkeypatch.setattr("ummgat.core.machine.bundled_file", lambda name: work / "weights.safetensors")
     monkeypatch.setattr(
         "ummgat.completion.cohort.complete", lambda *a, **k: asked.append(a[2]) or pytest.fail("enough")
     )
@@ -575,7 +575,7 @@ def test_folds_come_from_the_command_and_evaluate_takes_them(cohort, model_path,
 
 def test_evaluate_says_what_is_missing(cohort, model_path, paired, work, monkeypatch):
     draw, _ = paired
-    monkeypatch.setattr("ummgat.doctor.bundled_file", lambda name: None)
+    monkeypatch.setattr("ummgat.core.machine.bundled_file", lambda name: None)
     assert "Give --segmenter" in refused("evaluate", cohort, "ev", "--draw", draw, "--model", model_path)
     assert "Results are missing" in refused("report", work, "page")
     assert not (work / "page").exists()

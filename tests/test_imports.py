@@ -186,8 +186,8 @@ def test_the_check_of_directions_can_fail():
     wrong = ["core.study imports ummgat.train.loop", "core.study imports ummgat.train.loop.train"]
     assert wrong_ways({"core.study": study}) == wrong
     assert wrong_ways({"phantom": ast.parse("import ummgat.segment")}) == ["phantom imports ummgat.segment"]
-    assert wrong_ways({"check": ast.parse("from ummgat import prepare")}) == [
-        "check imports ummgat.prepare"
+    assert wrong_ways({"train": ast.parse("from ummgat import segment")}) == [
+        "train imports ummgat.segment"
     ]  # same row
     assert wrong_ways({"train.loop": ast.parse("from ummgat.core.study import Study")}) == []
 

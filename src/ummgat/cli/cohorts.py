@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ummgat.cli.checking import Checks, run_checks
+from ummgat.cli.checking import Checks, say_checked
 from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
 from ummgat.cli.terminal import (
     MANY,
@@ -166,11 +166,27 @@ def prepare(
         centers=centers,
         center_pattern=center_pattern,
     )
-    with progress("Preparing") as show:
+    checked = None
+    with progress("Preparing" if dry_run or no_checks else "Preparing, checking") as show:
         try:
-            report = prepare_cohort(
-                source, out, settings, jobs=jobs, dry_run=dry_run, overwrite=overwrite, progress=show, found=found
-            )
+            if dry_run or no_checks:
+                report = prepare_cohort(
+                    source, out, settings, jobs=jobs, dry_run=dry_run, overwrite=overwrite, progress=show, found=found
+                )
+            else:
+                from ummgat.check.prepared import prepare_and_check  # needs torch, which mere preparing does not
+
+                report, checked = prepare_and_check(
+                    source,
+                    out,
+                    settings,
+                    checks=checks,
+                    jobs=jobs,
+                    overwrite=overwrite,
+                    found=found,
+                    on_prepared=show,
+                    on_checked=show,
+                )
         except KeyboardInterrupt:
             fail("Stopped by the user. Finished studies are kept; the same command goes on from there.", 130)
         except RuntimeError as error:  # a worker process died
@@ -190,8 +206,9 @@ def prepare(
     say(
         f"Layout {report.layout}. {f'{waiting} to prepare, {len(report.failed)} would fail' if dry_run else counts}: {out}."
     )
-    unchecked = {} if dry_run or no_checks or not present else run_checks(out, checks)
-    report_failures(report.failed | unchecked)
+    if checked is not None:
+        say_checked(checked)
+    report_failures(report.failed | (checked.failed if checked else {}))
 
 
 @command

@@ -40,8 +40,8 @@ def train_segmenter(
     import torch
 
     from ummgat.core.draw import load_draw
+    from ummgat.core.machine import choose_device
     from ummgat.core.study import load_cohort
-    from ummgat.doctor import choose_device
     from ummgat.segment.train import train_segmenter as train
     from ummgat.segment.unet import SegmenterConfig, load_segmenter
 

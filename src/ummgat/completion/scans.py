@@ -1,4 +1,4 @@
-"""From studies as scanned to completed ones, in one call: prepare them raw, then fill them."""
+"""From studies as scanned to completed ones, in one call: prepare them raw, check them, then fill them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
+from ummgat.check.cohort import CheckReport
+from ummgat.check.prepared import prepare_and_check
 from ummgat.completion.cohort import CompletionReport, complete
 from ummgat.completion.fill import Request
 from ummgat.intake.layouts import RawStudy
 from ummgat.intake.studies import LAYOUT, studies_of_sheet
 from ummgat.model.weights import TrainedModel, load_model
-from ummgat.prepare.cohort import PrepareReport, prepare_cohort
+from ummgat.prepare.cohort import PrepareReport
 from ummgat.prepare.settings import PrepareSettings
 
 PREPARED, COMPLETED = "prepared", "completed"
@@ -26,14 +28,17 @@ class ScansReport:
     """What `complete_scans` did."""
 
     prepared: PrepareReport
+    checked: CheckReport | None = None
+    """Findings of quality control, before anything was completed; None if no study was prepared."""
     completed: CompletionReport = field(default_factory=CompletionReport)
     remarks: list[str] = field(default_factory=list)
     """What the sheet leaves open."""
 
     @property
     def failed(self) -> dict[str, str]:
-        """Subject → problem, of either step."""
-        return self.prepared.failed | self.completed.failed
+        """Subject → problem, of any step."""
+        unchecked = self.checked.failed if self.checked else {}
+        return self.prepared.failed | unchecked | self.completed.failed
 
 
 def complete_scans(
@@ -46,11 +51,13 @@ def complete_scans(
     template: str | Path | None = None,
     brain_mask: str | None = None,
     n4: bool = False,
+    checks: str | Path | None = None,
     request: Request | None = None,
     layout: str = "auto",
     device: str = "cpu",
     overwrite: bool = False,
     on_prepared: Progress | None = None,
+    on_checked: Progress | None = None,
     on_completed: Progress | None = None,
 ) -> ScansReport:
     """Register, strip and resample studies as scanned, fill their missing sequences, and bring these back to the scans' grids.
@@ -73,9 +80,12 @@ def complete_scans(
         Name of a brain mask in every study's folder.
     n4 : bool
         Take shading out.
+    checks : path, optional
+        File of `ummgat train-checks`; default the bundled ones. What they find of a study is a warning of its completion, and
+        stands in its `study.json`: a T1 that may be a T1ce is said before its images are believed.
     request, layout, device, overwrite
         See `ummgat.complete`.
-    on_prepared, on_completed : callable, optional
+    on_prepared, on_checked, on_completed : callable, optional
 
     Returns
     -------
@@ -85,7 +95,7 @@ def complete_scans(
     Raises
     ------
     FileNotFoundError, ValueError, FileExistsError, OSError
-        For what concerns the whole call, see `prepare_cohort` and `complete`.
+        For what concerns the whole call, see `prepare_and_check` and `complete`.
     """
     source, out = Path(source), Path(out)
     trained = model if isinstance(model, TrainedModel) else load_model(Path(model), torch.device(device))
@@ -109,9 +119,18 @@ def complete_scans(
         n4=n4,
         center=center,
     )
-    prepared = prepare_cohort(source, out / PREPARED, settings, overwrite=overwrite, progress=on_prepared, found=found)
-    report = ScansReport(prepared, remarks=remarks)
-    if prepared.done or prepared.skipped_up_to_date:
+    prepared, checked = prepare_and_check(
+        source,
+        out / PREPARED,
+        settings,
+        checks=None if checks is None else Path(checks),
+        overwrite=overwrite,
+        found=found,
+        on_prepared=on_prepared,
+        on_checked=on_checked,
+    )
+    report = ScansReport(prepared, checked, remarks=remarks)
+    if checked is not None:
         report.completed = complete(
             out / PREPARED,
             out / COMPLETED,

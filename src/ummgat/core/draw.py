@@ -46,6 +46,23 @@ class Draw(BaseModel):
         """All subjects of the three parts."""
         return [*self.train, *self.selection, *self.test]
 
+    def studies(self, studies: Sequence[Study], part: str, cohort: Path) -> list[Study]:
+        """Those of `studies` that are in `part`: `selection`, `test`, or `all` of the draw. `cohort` is named in errors.
+
+        Raises
+        ------
+        ValueError
+            None is.
+        """
+        subjects = {"selection": self.selection, "test": self.test, "all": self.subjects}[part]
+        chosen = [study for study in studies if study.subject in subjects]
+        if not chosen:
+            raise ValueError(
+                f"No {part} subject in the cohort: {cohort}. Found none of {', '.join(subjects) or 'an empty list'}; expected "
+                "at least one. Prepare them, or choose the other --part."
+            )
+        return chosen
+
     @property
     def table(self) -> DomainTable:
         """The ordered domains."""

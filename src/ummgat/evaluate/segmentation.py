@@ -18,6 +18,7 @@ from ummgat.model.translator import Translator
 from ummgat.model.weights import TrainedModel
 from ummgat.segment.contract import Segmenter, checked
 from ummgat.segment.folds import CrossFitted
+from ummgat.segment.unseen import require_unseen
 
 Volume = NDArray[np.uint8]
 
@@ -45,7 +46,8 @@ def evaluate(
         subject with the network that never saw it.
     model : TrainedModel
     studies : sequence of Study
-        Prepared at the model's voxel size, with labels and all true images; neither network may have trained on them.
+        Prepared at the model's voxel size, with labels and all true images. A segmenter that says it trained on one of them is refused; on whom the model was
+        trained is for the caller to know.
     out : Path
         Folder for `results.csv` and `settings.json`.
     correlated : mapping of (target, source) → float
@@ -72,8 +74,10 @@ def evaluate(
     Raises
     ------
     ValueError
-        A folder of another evaluation, an unknown scenario, or a center that the model does not know.
+        A folder of another evaluation, an unknown scenario, a center that the model does not know, or a segmenter that
+        trained on one of the studies.
     """
+    silent = require_unseen(segmenters, studies)
     if as_center is None and any(study.center != model.only_center for study in studies):
         as_center = model.only_center
     _check_centers(model, studies, as_center)
@@ -87,6 +91,8 @@ def evaluate(
     for study in studies:
         require_spacing(study, model.config.data.spacing_mm)
     told = dict(settings) | {"seed": seed} | ({"as_center": as_center} if as_center else {})
+    if silent:
+        told["training"] = dict.fromkeys(silent, "training subjects unknown")
     if fine:
         told["fine_mm"] = sorted({study.grid.spacing_mm[0] for study in fine.values()})
     with opened_results(out, told) as results:

@@ -17,6 +17,7 @@ from ummgat.quality.distances import distance_rows
 from ummgat.quality.domain_features import gather
 from ummgat.quality.features import Extractor
 from ummgat.segment.contract import Segmenter
+from ummgat.segment.unseen import require_unseen
 
 Row = dict[str, str]
 
@@ -60,8 +61,10 @@ def compare_runs(
     Raises
     ------
     FileNotFoundError, ValueError
-        A folder that is no finished run, or runs that do not share their domains.
+        A folder that is no finished run, runs that do not share their domains, or a segmenter that trained on one of the
+        studies.
     """
+    require_unseen({"segmenter": segmenter}, studies)
     models = {name: load_model(folder / "model.safetensors") for name, folder in runs.items()}
     configs = {name: _flat(read_json(folder / "config.json")) for name, folder in runs.items()}
     tables = {name: model.table.names for name, model in models.items()}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ummgat.core.domain import Domain
 from ummgat.core.files import atomic_path, exclusive, write_json
-from ummgat.core.study import Study
+from ummgat.core.study import Study, require_spacing
 from ummgat.evaluate.results import same_settings
 from ummgat.evaluate.scenarios import fixed_scenarios
 from ummgat.model.weights import TrainedModel
@@ -27,6 +27,7 @@ from ummgat.quality.kept_lesions import kept_rates, measure_kept
 from ummgat.quality.pictures import direction_grid
 from ummgat.quality.separation import separation
 from ummgat.segment.contract import Segmenter
+from ummgat.segment.unseen import require_unseen
 
 PARTS = ("directions", "distances", "enhancement", "lesions", "codes", "pictures")
 
@@ -56,7 +57,7 @@ def measure_images(
     segmenter : Segmenter
         Fed with true and generated images for enhancement and overlays; those are left out if it tells no ET.
     studies : sequence of Study
-        On the model's grid, with labels and true images; nobody a network trained on.
+        On the model's grid, with labels and true images. A segmenter that says it trained on one of them is refused.
     out : Path
         Folder: directions.csv, distances.csv, features.json, with several models distances_compared.csv, enhancement.csv,
         enhancement_rates.csv, lesions.csv, lesions_rates.csv, separation.csv and pictures.
@@ -79,13 +80,18 @@ def measure_images(
     Raises
     ------
     ValueError
-        Unknown parts, or a folder of other settings.
+        Unknown parts, a folder of other settings, studies on another grid than the model's, or a segmenter that trained on
+        one of them.
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown or not parts:
         raise ValueError(
             f"Unknown part: --parts. Found {', '.join(unknown) or 'none'}; expected some of {', '.join(PARTS)}. Correct it."
         )
+    model = next(iter(models.values()))
+    for study in studies:
+        require_spacing(study, model.config.data.spacing_mm)
+    require_unseen({"segmenter": segmenter}, studies)
     out.mkdir(parents=True, exist_ok=True)
     left_out = []
 
@@ -94,7 +100,6 @@ def measure_images(
 
     with exclusive(out):
         same_settings(out / "images.json", dict(settings))
-        model = next(iter(models.values()))
         if "directions" in parts and not (out / "directions.csv").is_file():
             write_rows(out / "directions.csv", measure(model, studies, progress=seen("directions")))
         if "distances" in parts and not (out / "distances.csv").is_file():
