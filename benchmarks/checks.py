@@ -23,9 +23,9 @@ from ummgat.check.checker import Checker, load_checker
 from ummgat.check.judge import doubted_names, judge_cohort
 from ummgat.check.measure import measure, measure_volumes
 from ummgat.check.network import CLASSES
-from ummgat.doctor import BUNDLED_CHECKS, bundled_file
-from ummgat.draw import load_draw
-from ummgat.study import Study, load_cohort
+from ummgat.core.draw import load_draw
+from ummgat.core.machine import BUNDLED_CHECKS, bundled_file
+from ummgat.core.study import Study, load_cohort
 
 Volumes = dict[str, NDArray[np.uint8]]
 

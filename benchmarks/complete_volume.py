@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from options import common_parser, parsed
-from ummgat.config import load_config
-from ummgat.estimate import peak_memory
+from ummgat.core.config import load_config
+from ummgat.model.masked import from_unit, to_unit
 from ummgat.model.networks import build_networks
+from ummgat.model.translate import translate_volume
 from ummgat.model.unet import UShape
-from ummgat.slices import from_unit, to_unit
-from ummgat.translate import translate_volume
+from ummgat.train.estimate import peak_memory
 
 SHAPE = (155, 176, 176)
 

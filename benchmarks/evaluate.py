@@ -20,16 +20,16 @@ import numpy as np
 import torch
 
 from options import parsed
-from ummgat import generate
-from ummgat.doctor import BUNDLED_MODEL, BUNDLED_SEGMENTER, bundled_file
+from ummgat.completion import fill as generate
+from ummgat.core.machine import BUNDLED_MODEL, BUNDLED_SEGMENTER, bundled_file
+from ummgat.core.study import load_cohort
 from ummgat.evaluate import results
 from ummgat.evaluate.segmentation import evaluate
+from ummgat.model.weights import load_model
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
 from ummgat.segment.unet import UnetSegmenter, load_segmenter
-from ummgat.study import load_cohort
-from ummgat.weights import load_model
 
 
 class Clock:

@@ -19,7 +19,8 @@ import numpy as np
 
 from ummgat.check.checker import load_checker
 from ummgat.check.measure import measure_volumes
-from ummgat.doctor import BUNDLED_CHECKS, bundled_file
+from ummgat.core.machine import BUNDLED_CHECKS, bundled_file
+from ummgat.core.volume import read_volume, resample
 from ummgat.phantom import brats_frame, make_scanner
 from ummgat.phantom.raw import make_head, scan_raw
 from ummgat.phantom.subject import make_body
@@ -30,7 +31,6 @@ from ummgat.prepare.register import choose_reference, head_mask, register_rigid,
 from ummgat.prepare.rigid import moved
 from ummgat.prepare.skullstrip import deepbet_mask
 from ummgat.prepare.template import load_template
-from ummgat.volume import read_volume, resample
 
 T = TypeVar("T")
 rows: list[dict[str, object]] = []

@@ -26,12 +26,12 @@ from complete_volume import ellipsoid_brain
 from counting import Call, CountOperators, Rates, measure_rates, synchronize
 from options import common_parser, parsed
 from train_step import build_step, one_cycle, synthetic_batch
-from ummgat.config import Config, load_config
+from ummgat.core.config import Config, load_config
 from ummgat.model.networks import build_networks
-from ummgat.overrides import with_overrides
-from ummgat.slices import trimmed
-from ummgat.train import to_tensors
-from ummgat.translate import translate_volume
+from ummgat.model.translate import translate_volume
+from ummgat.train.loop import to_tensors
+from ummgat.train.overrides import with_overrides
+from ummgat.train.slices import trimmed
 
 N_DOMAINS = 6
 

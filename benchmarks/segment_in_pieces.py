@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from monai.losses.dice import DiceCELoss
 from torch import Tensor
 
-from ummgat.device_sampler import CHANCES, move_grid
-from ummgat.packed import NOT_ANNOTATED, Packed, load_packed
 from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet, load_segmenter, save_segmenter
+from ummgat.train.device_sampler import CHANCES, move_grid
+from ummgat.train.packed_cohort import NOT_ANNOTATED, Packed, load_packed
 
 LESION_SHARE, GAIN, OFFSET, NOISE = 0.6, 0.15, 0.15, 0.1
 
@@ -67,7 +67,10 @@ class Subjects:
         reach = config.planes // 2
         shown = np.array(planes)[:, None] + np.arange(-reach, reach + 1)
         inside = (shown >= 0) & (shown < self.images.shape[1])
-        volume, plane = torch.from_numpy(self.index[subjects]), torch.from_numpy(shown.clip(0, self.images.shape[1] - 1))
+        volume, plane = (
+            torch.from_numpy(self.index[subjects]),
+            torch.from_numpy(shown.clip(0, self.images.shape[1] - 1)),
+        )
         volume, plane = volume.to(self.device), plane.to(self.device)
         raw = self.images[volume[:, :, None], plane[:, None, :]].float()
         raw = raw * torch.from_numpy(inside).to(self.device)[:, None, :, None, None]
@@ -120,7 +123,7 @@ def main() -> None:
         iterations=args.steps or 100_000,
     )
     subjects = Subjects(packed, config, device)
-    net = build_unet(config).to(device, memory_format=torch.channels_last)
+    net = build_unet(config).to(device)
     teacher = load_segmenter(args.teacher, device).net if args.teacher else None
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)

@@ -21,15 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ummgat.captured import CapturedStep
-from ummgat.config import Config, load_config
-from ummgat.device_sampler import DeviceSampler
-from ummgat.files import write_json
-from ummgat.losses import Expected, aside_of, numbers
-from ummgat.model.networks import Networks, build_networks, moving_average_of, update_average
-from ummgat.overrides import with_overrides
-from ummgat.packed import load_packed
-from ummgat.tensors import (
+from ummgat.core.config import Config, load_config
+from ummgat.core.files import write_json
+from ummgat.core.tensors import (
     all_finite,
     load_tensors,
     optimizer_tensors,
@@ -38,7 +32,13 @@ from ummgat.tensors import (
     with_prefix,
     without_prefix,
 )
-from ummgat.train_step import Step, build_optimizers
+from ummgat.model.networks import Networks, build_networks, moving_average_of, update_average
+from ummgat.train.captured import CapturedStep
+from ummgat.train.device_sampler import DeviceSampler
+from ummgat.train.losses import Expected, aside_of, numbers
+from ummgat.train.overrides import with_overrides
+from ummgat.train.packed_cohort import load_packed
+from ummgat.train.step import Step, build_optimizers
 
 EXPECTED, STATE = "ummgat-expected-1", "ummgat-piece-1"
 
@@ -47,22 +47,20 @@ PIECE_BYTES = 15 * 2**20
 
 def pack(args: argparse.Namespace) -> None:
     """Write `packed/`."""
-    from ummgat.atlas_learning import training_atlas
-    from ummgat.draw import load_draw
-    from ummgat.packed import pack as write
-    from ummgat.relation import relations
-    from ummgat.slices import index_volumes
-    from ummgat.study import load_cohort
-    from ummgat.train import expectations
+    from ummgat.core.draw import load_draw
+    from ummgat.core.study import load_cohort
+    from ummgat.train.atlas_learning import training_atlas
+    from ummgat.train.loop import expectations
+    from ummgat.train.packed_cohort import pack as write
+    from ummgat.train.relation import relations
+    from ummgat.train.slices import index_volumes
 
     config = with_overrides(load_config(args.preset), args.set)
     draw = load_draw(args.draw)
     volumes = index_volumes(load_cohort(args.data), draw, config.data)
     args.out.mkdir(parents=True, exist_ok=True)
     atlas = training_atlas(volumes, len(draw.table), args.atlas or args.out / "atlas.safetensors")
-    expected = expectations(
-        config, draw.table, relations(volumes, len(draw.table)), atlas.atlas, torch.device("cpu")
-    )
+    expected = expectations(config, draw.table, relations(volumes, len(draw.table)), atlas.atlas, torch.device("cpu"))
     tensors = {name: value for name, value in expected._asdict().items() if isinstance(value, Tensor)}
     save_tensors(args.out / "expected.safetensors", tensors, {"format": EXPECTED, "ring": expected.ring})
     write_json(args.out / "config.json", config.model_dump(mode="json"))
@@ -153,7 +151,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if cuda:
         torch.cuda.synchronize()
     seconds = float(np.median(times[len(times) // 2 :])) if times else float("nan")
-    record = {
+    told: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
         "steps": step,
@@ -170,9 +168,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if not args.no_save:
         save_pieces(args.out, step, config, nets, average, optimizers if args.optimizers else None)
-    write_json(args.out / "record.json", record)
-    print(json.dumps(record), flush=True)
-    return record
+    write_json(args.out / "record.json", told)
+    print(json.dumps(told), flush=True)
+    return told
 
 
 @torch.inference_mode()
@@ -214,7 +212,9 @@ def save_pieces(
         for name, optimizer in optimizers.named():
             tensors |= with_prefix(f"optimizers.{name}", optimizer_tensors(optimizer))
     if not all_finite(tensors):
-        raise FloatingPointError(f"Weights are not finite after step {step}. Found NaN or infinity; nothing was written.")
+        raise FloatingPointError(
+            f"Weights are not finite after step {step}. Found NaN or infinity; nothing was written."
+        )
     pieces: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in sorted(tensors.items()):
@@ -233,7 +233,8 @@ def load_pieces(folder: Path) -> dict[str, Any]:
     """Put the pieces together: tensors, step and iterations."""
     files = sorted(folder.glob("piece*.safetensors"))
     tensors: dict[str, Tensor] = {}
-    steps, metadata = set(), {}
+    steps: set[tuple[int, int]] = set()
+    metadata: dict[str, Any] = {}
     for file in files:
         part, metadata = load_tensors(file, STATE)
         tensors |= part
@@ -262,14 +263,14 @@ def restore(tensors: dict[str, Tensor], nets: Networks, average: Networks) -> No
 
 def finish(args: argparse.Namespace) -> None:
     """Score on selection subjects and export `last.safetensors` as `ummgat train` does."""
-    from ummgat.atlas_learning import training_atlas
-    from ummgat.draw import load_draw
-    from ummgat.relation import relations
-    from ummgat.slices import index_volumes, selection_volumes
-    from ummgat.study import load_cohort
-    from ummgat.train import _validate
-    from ummgat.train_state import TrainState
-    from ummgat.validate import build_probe
+    from ummgat.core.draw import load_draw
+    from ummgat.core.study import load_cohort
+    from ummgat.train.atlas_learning import training_atlas
+    from ummgat.train.loop import _validate
+    from ummgat.train.relation import relations
+    from ummgat.train.slices import index_volumes, selection_volumes
+    from ummgat.train.state import TrainState
+    from ummgat.train.validate import build_probe
 
     state = load_pieces(args.there)
     config, draw = Config.model_validate(state["config"]), load_draw(args.draw)

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from counting import CountOperators, matmul_rate, synchronize
 from options import common_parser, parsed
-from ummgat.config import Config, TrainConfig, load_config
-from ummgat.losses import Expected
+from ummgat.core.config import Config, TrainConfig, load_config
 from ummgat.model.networks import Networks, build_networks
-from ummgat.slices import Batch, trimmed
-from ummgat.train import to_tensors
-from ummgat.train_step import Step, build_optimizers
+from ummgat.train.loop import to_tensors
+from ummgat.train.losses import Expected
+from ummgat.train.slices import Batch, trimmed
+from ummgat.train.step import Step, build_optimizers
 
 
 def synthetic_batch(config: Config, n_domains: int) -> Batch:

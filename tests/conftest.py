@@ -9,12 +9,12 @@ os.environ.setdefault(
 import numpy as np
 import pytest
 
-from ummgat.config import Config
-from ummgat.draw import make_draw
+from ummgat.core.config import Config
+from ummgat.core.draw import make_draw
+from ummgat.core.study import load_cohort
 from ummgat.phantom import tiny_cohort
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import load_cohort
 
 DOMAINS = ["A/t1", "A/t1ce", "A/t2", "B/t2"]
 """Four of the six domains of the cohort; in the strict draw one subject each."""
@@ -96,7 +96,7 @@ def strict_draw(phantom, cohort_studies):
 @pytest.fixture(scope="session")
 def trained_run(cohort_studies, strict_draw, tmp_path_factory):
     """Folder of a finished run of four steps."""
-    from ummgat.train import train
+    from ummgat.train.loop import train
 
     out = tmp_path_factory.mktemp("trained") / "run"
     train(tiny_config(), cohort_studies, strict_draw, out, accelerator="cpu")
@@ -111,7 +111,7 @@ def model_path(trained_run):
 @pytest.fixture(scope="module")
 def model(model_path):
     """The model of `trained_run`, read anew for each file of tests."""
-    from ummgat.weights import load_model
+    from ummgat.model.weights import load_model
 
     return load_model(model_path)
 

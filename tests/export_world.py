@@ -7,10 +7,10 @@ import highdicom
 import nibabel as nib
 import numpy as np
 
+from ummgat.core.volume import Grid, write_volume
 from ummgat.intake.privacy import Key
 from ummgat.intake.scan import scan_folder
 from ummgat.phantom.dicom import write_enhanced, write_series
-from ummgat.volume import Grid, write_volume
 
 PETRA = {
     "PatientName": "Quastenflosser^Petronella",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from ummgat.evaluate.agreement import (
+from ummgat.rate.agreement import (
     bootstrap,
     crossed,
     fleiss_kappa,

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from ummgat.files import read_json
+from ummgat.core.files import read_json
+from ummgat.core.study import load_study
+from ummgat.core.volume import Grid, read_volume, resample, write_volume
 from ummgat.phantom import PhantomConfig, brats_frame, make_scanner, write_phantom
 from ummgat.phantom.raw import Acquisition, Pose, make_head, scan_raw
 from ummgat.phantom.subject import make_body, scan
@@ -17,13 +19,10 @@ from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.images import StudyError, reorient
 from ummgat.prepare.n4 import correct_bias
 from ummgat.prepare.pipeline import align_subject
-from ummgat.prepare.raw_settings import RawSettings
 from ummgat.prepare.register import choose_reference, head_mask, register_rigid
 from ummgat.prepare.rigid import displacement_mm, moved, require_rigid, voxels_to_world, write_itk
-from ummgat.prepare.settings import PrepareSettings
+from ummgat.prepare.settings import PrepareSettings, RawSettings
 from ummgat.prepare.skullstrip import is_stripped
-from ummgat.study import load_study
-from ummgat.volume import Grid, read_volume, resample, write_volume
 
 SCANNER = make_scanner("A", 0)
 THICK = Acquisition("axial", 3.0, 4.0, 1.0)

@@ -5,18 +5,18 @@ import pytest
 import torch
 
 from conftest import tiny_config
-from ummgat.atlas_learning import learn_atlas, training_atlas
-from ummgat.config import DataConfig
-from ummgat.domain import Domain
-from ummgat.draw import make_draw
+from ummgat.core.config import DataConfig
+from ummgat.core.domain import Domain
+from ummgat.core.draw import make_draw
+from ummgat.core.study import load_cohort
 from ummgat.model.atlas import LEAST_SIMILARITY, bring, coarse_image, place, registered, resized, scored
 from ummgat.model.guide import guided
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.slices import SliceSampler, index_volumes, trimmed
-from ummgat.study import load_cohort
-from ummgat.train import explained_structure
+from ummgat.train.atlas_learning import learn_atlas, training_atlas
+from ummgat.train.loop import explained_structure
+from ummgat.train.slices import SliceSampler, index_volumes, trimmed
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 

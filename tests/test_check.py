@@ -24,16 +24,16 @@ from ummgat.check.shape import outline, rim
 from ummgat.check.slices import SIDE, standard_slices
 from ummgat.check.training import TrainingSettings, train_network
 from ummgat.cli import app
-from ummgat.completion import complete
-from ummgat.doctor import BUNDLED_CHECKS, bundled_file
-from ummgat.files import write_json
-from ummgat.generate import Request
+from ummgat.completion.cohort import complete
+from ummgat.completion.fill import Request
+from ummgat.core.files import write_json
+from ummgat.core.machine import BUNDLED_CHECKS, bundled_file
+from ummgat.core.study import Study, load_cohort, load_study
+from ummgat.core.volume import Grid
+from ummgat.model.weights import load_model
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import Study, load_cohort, load_study
-from ummgat.volume import Grid
-from ummgat.weights import load_model
 
 GRID = Grid.of((60, 70, 60), np.diag([3.0, 3.0, 3.0, 1.0]))
 

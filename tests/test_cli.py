@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from bad_nifti import brain, save
 from conftest import tiny_config
-from ummgat import __version__, cli
+from ummgat import cli
 from ummgat.cli import app, message_of
-from ummgat.config import load_config
-from ummgat.draw import load_draw
-from ummgat.files import write_json
-from ummgat.overrides import as_toml
-from ummgat.study import load_study
+from ummgat.core.config import load_config
+from ummgat.core.draw import load_draw
+from ummgat.core.files import write_json
+from ummgat.core.study import load_study
+from ummgat.core.version import __version__
+from ummgat.train.overrides import as_toml
 
 COMMANDS = ("doctor", "phantom", "inspect", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate", "report",
             "directions", "demo", "quality", "compare", "cross-center", "rate", "export")  # fmt: skip
@@ -122,13 +123,13 @@ def test_errors_of_the_training_exit_with_1_and_bugs_keep_their_traceback(monkey
     def diverges(folder):
         raise FloatingPointError("Loss is not finite: step 3. Found NaN; expected numbers. Lower the learning rates.")
 
-    monkeypatch.setattr("ummgat.study.load_cohort", diverges)
+    monkeypatch.setattr("ummgat.core.study.load_cohort", diverges)
     assert "Loss is not finite" in refused("draw", "c", "d.json", "--mode", "all", code=1)
 
     def bug(folder):
         raise KeyError("not for users")
 
-    monkeypatch.setattr("ummgat.study.load_cohort", bug)
+    monkeypatch.setattr("ummgat.core.study.load_cohort", bug)
     with pytest.raises(KeyError):
         run("draw", "c", "d.json", "--mode", "all")
 
@@ -363,7 +364,7 @@ def test_stopping_training_says_how_to_go_on(cohort, draw_file, config_file, wor
             (out / "checkpoint.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ummgat.train.train", stopped)
+    monkeypatch.setattr("ummgat.train.loop.train", stopped)
     result = run("train", config_file, "--data", cohort, "--draw", draw_file, "--out", "run")
     assert result.exit_code == 130
     assert ("goes on from run/checkpoint" if saved else "starts anew") in result.stderr.replace("\\", "/")
@@ -449,11 +450,13 @@ def test_complete_refuses_before_anything_is_written(cohort, model_path, work, a
 
 
 def test_complete_without_a_model_takes_the_bundled_one_or_asks_for_one(cohort, work, monkeypatch):
-    monkeypatch.setattr("ummgat.doctor.bundled_model", lambda: None)
+    monkeypatch.setattr("ummgat.core.machine.bundled_file", lambda name: None)
     assert "Give --model" in refused("complete", cohort, "out")
     asked = []
-    monkeypatch.setattr("ummgat.doctor.bundled_model", lambda: work / "weights.safetensors")
-    monkeypatch.setattr("ummgat.completion.complete", lambda *a, **k: asked.append(a[2]) or pytest.fail("enough"))
+    monkeypatch.setattr("ummgat.core.machine.bundled_file", lambda name: work / "weights.safetensors")
+    monkeypatch.setattr(
+        "ummgat.completion.cohort.complete", lambda *a, **k: asked.append(a[2]) or pytest.fail("enough")
+    )
     with pytest.raises(pytest.fail.Exception):
         run("complete", cohort, "out")
     assert asked == [work / "weights.safetensors"]
@@ -572,7 +575,7 @@ def test_folds_come_from_the_command_and_evaluate_takes_them(cohort, model_path,
 
 def test_evaluate_says_what_is_missing(cohort, model_path, paired, work, monkeypatch):
     draw, _ = paired
-    monkeypatch.setattr("ummgat.doctor.bundled_file", lambda name: None)
+    monkeypatch.setattr("ummgat.core.machine.bundled_file", lambda name: None)
     assert "Give --segmenter" in refused("evaluate", cohort, "ev", "--draw", draw, "--model", model_path)
     assert "Results are missing" in refused("report", work, "page")
     assert not (work / "page").exists()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ummgat.evaluate import code_figures
-from ummgat.evaluate.code_figures import code_figure, flatten
-from ummgat.evaluate.codes import Codes, Encoded, collect, vector_rows
-from ummgat.evaluate.directions import write_rows
-from ummgat.evaluate.separation import neighbours, scaled, separation, silhouette, vote
+from ummgat.quality import code_figures
+from ummgat.quality.code_figures import code_figure, flatten
+from ummgat.quality.codes import Codes, Encoded, collect, vector_rows
+from ummgat.quality.directions import write_rows
+from ummgat.quality.separation import neighbours, scaled, separation, silhouette, vote
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_domains_differ_in_more_than_colour(monkeypatch):
 UMAP = """
 import json
 import numpy as np
-from ummgat.evaluate.code_figures import flatten
+from ummgat.quality.code_figures import flatten
 x = np.random.default_rng(0).normal(0, 1, (10, 4))
 x[5:] += 30
 first, again = flatten(x), flatten(x)

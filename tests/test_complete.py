@@ -11,23 +11,23 @@ import torch
 
 import bad_nifti as bad
 import ummgat
-import ummgat.completion
+import ummgat.completion.cohort
 from conftest import DOMAINS
-from ummgat import __version__
-from ummgat.completion import complete
-from ummgat.domain import Domain, DomainTable
-from ummgat.files import TEMPORARY
-from ummgat.generate import NO_CONTRAST, Request, encode_reference, fill
-from ummgat.native import to_native
+from ummgat.completion.cohort import complete
+from ummgat.completion.fill import NO_CONTRAST, Request, encode_reference, fill
+from ummgat.completion.native import to_native
+from ummgat.core.domain import Domain, DomainTable
+from ummgat.core.files import TEMPORARY
+from ummgat.core.study import load_cohort, load_study
+from ummgat.core.tensors import file_hash
+from ummgat.core.version import __version__
+from ummgat.core.volume import Grid
+from ummgat.model.masked import to_unit
+from ummgat.model.translate import translate_volume
+from ummgat.model.weights import unpaired_score
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.images import prepare_images
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.slices import to_unit
-from ummgat.study import load_cohort, load_study
-from ummgat.tensors import file_hash
-from ummgat.translate import translate_volume
-from ummgat.validate import unpaired_score
-from ummgat.volume import Grid
 
 A, B = "Phantom_A_006", "Phantom_B_004"
 """Test subjects; A's center scans t1, t1ce, t2 and flair, B's t1 and t2. The model knows A/t1, A/t1ce, A/t2 and B/t2."""
@@ -494,7 +494,7 @@ def test_a_volume_does_not_depend_on_the_threads_that_share_it(model, volumes):
 
 
 def test_what_fails_on_a_thread_is_heard_and_leaves_the_threads_as_they_were(model, volumes, monkeypatch):
-    monkeypatch.setattr("ummgat.translate.from_unit", lambda y: 1 / 0)
+    monkeypatch.setattr("ummgat.model.translate.from_unit", lambda y: 1 / 0)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -653,8 +653,8 @@ def test_damaged_model_is_named_before_anything_is_written(gaps, model_path, tmp
 
 
 def test_python_api_stays_a_function_beside_its_module():
-    assert ummgat.complete is ummgat.completion.complete
+    assert ummgat.complete is ummgat.completion.cohort.complete
     assert ummgat.Request is Request
-    assert ummgat.CompletionReport is ummgat.completion.CompletionReport
+    assert ummgat.CompletionReport is ummgat.completion.cohort.CompletionReport
     with pytest.raises(AttributeError, match="no attribute 'compleat'"):
         ummgat.compleat  # noqa: B018

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from ummgat.domain import Domain
+from ummgat.completion.fill import Request, fill
+from ummgat.core.domain import Domain
+from ummgat.core.matching import match_histogram
 from ummgat.evaluate.cross_center import cross_center, looking_like
 from ummgat.evaluate.results import read_results
-from ummgat.generate import Request, fill
-from ummgat.matching import match_histogram
 from ummgat.report.page import build_report
 from ummgat.report.shift import shift_section
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conftest import tiny_config
-from ummgat.domain import Domain
-from ummgat.evaluate.directions import (
+from ummgat.core.domain import Domain
+from ummgat.quality.directions import (
     SUBSTITUTES,
     count_wins,
     direction_table,
@@ -18,7 +18,7 @@ from ummgat.evaluate.directions import (
     translator_of,
     write_rows,
 )
-from ummgat.evaluate.pictures import best_plane, comparison, direction_grid
+from ummgat.quality.pictures import best_plane, comparison, direction_grid
 
 
 def row(substitute, mae, subject="s1", region="brain", target="t2", n_voxels=5):
@@ -79,7 +79,7 @@ def test_measure_knows_that_a_copy_of_the_truth_is_perfect(model, cohort_studies
     # A "translation" that is the truth itself must score 0 error, correlation 1 and ratios 1.
     target = rows[0]["target"]
     truth = np.array(study.volume(target))
-    monkeypatch.setattr("ummgat.translator.translate_volume", lambda *a, **k: truth)
+    monkeypatch.setattr("ummgat.model.translator.translate_volume", lambda *a, **k: truth)
     best = [r for r in measure(model, [study]) if r["substitute"] == "generated" and r["target"] == target]
     for r in best:
         if r["region"] == "brain":

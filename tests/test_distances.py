@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from ummgat.domain import Domain
-from ummgat.evaluate.distances import (
+from ummgat.core.domain import Domain
+from ummgat.evaluate.statistics import wilson
+from ummgat.model.random_features import kernel_distance
+from ummgat.quality.distances import (
     COLUMNS,
     Samples,
     cell_test,
@@ -17,10 +19,8 @@ from ummgat.evaluate.distances import (
     mean_difference,
     thinned,
 )
-from ummgat.evaluate.domain_features import chosen_planes, domain_distances, gather
-from ummgat.evaluate.features import random_convolutions
-from ummgat.evaluate.statistics import wilson
-from ummgat.kid import kernel_distance
+from ummgat.quality.domain_features import chosen_planes, domain_distances, gather
+from ummgat.quality.features import random_convolutions
 
 A1, A2 = Domain("A", "t1"), Domain("A", "t2")
 
@@ -236,7 +236,7 @@ def test_a_perfect_translation_lies_at_zero(model, cohort_studies, monkeypatch):
         sequence = target.sequence if target.center == "A" and target.sequence in owner.acquired else source.sequence
         return np.array(owner.volume(sequence))
 
-    monkeypatch.setattr("ummgat.evaluate.domain_features.generated", perfect)
+    monkeypatch.setattr("ummgat.quality.domain_features.generated", perfect)
     rows = domain_distances(list(truth.values()), {"m": model}, [random_convolutions()], resamples=2, per_subject=5)
     assert all(a != b for a, b in seen)
     assert {r["features"] for r in rows} == {"random-convolutions-1"}

@@ -4,7 +4,9 @@ import sys
 import pytest
 
 from ummgat import doctor
-from ummgat.doctor import Precision, choose_device, examine, recommend, rows
+from ummgat.core import machine
+from ummgat.core.machine import choose_device
+from ummgat.doctor import Precision, examine, recommend, rows
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +85,8 @@ def test_devices_are_checked_before_they_are_used(monkeypatch):
 
 
 def test_the_bundled_model_is_found_only_if_it_is_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor.resources, "files", lambda package: tmp_path)
-    assert doctor.bundled_model() is None
+    monkeypatch.setattr(machine.resources, "files", lambda package: tmp_path)
+    assert machine.bundled_file(machine.BUNDLED_MODEL) is None
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / doctor.BUNDLED_MODEL).touch()
-    assert doctor.bundled_model() == tmp_path / "weights" / doctor.BUNDLED_MODEL
+    (tmp_path / "weights" / machine.BUNDLED_MODEL).touch()
+    assert machine.bundled_file(machine.BUNDLED_MODEL) == tmp_path / "weights" / machine.BUNDLED_MODEL

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from ummgat.draw import Draw, load_draw, make_draw
-from ummgat.files import write_json
-from ummgat.study import GridRecord, ImageRecord, Study, StudyRecord
-from ummgat.volume import Grid
+from ummgat.core.draw import Draw, load_draw, make_draw
+from ummgat.core.files import write_json
+from ummgat.core.study import GridRecord, ImageRecord, Study, StudyRecord
+from ummgat.core.volume import Grid
 
 
 def study(subject, center="A", sequences=("t1", "t2"), generated=()):

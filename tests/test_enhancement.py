@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ummgat.evaluate.directions import medians, quality_table
-from ummgat.evaluate.enhancement import (
+from ummgat.core.study import LABELS
+from ummgat.quality.directions import medians, quality_table
+from ummgat.quality.enhancement import (
     bright,
     by_intensity,
     by_segmenter,
@@ -12,7 +13,6 @@ from ummgat.evaluate.enhancement import (
     measure_enhancement,
     pieces,
 )
-from ummgat.study import LABELS
 
 ML = 0.05
 """Of a voxel: two are enough to count."""
@@ -103,7 +103,7 @@ class Oracle:
 
 
 def test_every_substitute_of_every_model_is_measured(model, studies, monkeypatch):
-    monkeypatch.setattr("ummgat.evaluate.enhancement.MIN_ML", 0.001)  # the phantom is a miniature
+    monkeypatch.setattr("ummgat.quality.enhancement.MIN_ML", 0.001)  # the phantom is a miniature
     rows = measure_enhancement({"with": model, "without": model}, Oracle(studies), studies)
     kinds = {(r["model"], r["method"], r["source"]) for r in rows}
     assert kinds == {

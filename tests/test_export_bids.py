@@ -10,7 +10,7 @@ import pytest
 from export_world import PROVENANCE, affine_of, asymmetric, write_completed
 from ummgat.export.bids import bids_label
 from ummgat.export.cohort import export_bids
-from ummgat.prepare.layouts import find_studies
+from ummgat.intake.layouts import find_studies
 
 SHAPE = (12, 10, 8)
 GRID = (SHAPE, affine_of("oblique"))

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from export_world import OTHER, PETRA, asymmetric, labels_on, make_source, write_completed
 from ummgat.cli import app
+from ummgat.core.volume import read_volume, write_volume
 from ummgat.intake.convert import convert
 from ummgat.intake.sheet import read_sheet
 from ummgat.phantom.dicom import write_series
-from ummgat.volume import read_volume, write_volume
 
 A = "Phantom_A_006"
 FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as itk
 
 from export_world import ORIENTATIONS, PETRA, PROVENANCE, asymmetric, labels_on, lacking, make_enhanced, make_source
+from ummgat.core.volume import Grid
 from ummgat.export.deidentify import Alias, UidMap
 from ummgat.export.dicom import stored, write_generated
 from ummgat.export.seg import Algorithm, write_seg
@@ -16,7 +17,6 @@ from ummgat.export.wording import Wording
 from ummgat.intake.headers import quiet
 from ummgat.intake.privacy import Key
 from ummgat.intake.scan import scan_folder
-from ummgat.volume import Grid
 
 
 @pytest.fixture(scope="module", params=ORIENTATIONS)

@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as itk
 
 from export_world import ORIENTATIONS, PETRA, labels_on, lacking, make_enhanced, make_source
+from ummgat.core.volume import Grid
 from ummgat.export.seg import Algorithm, write_seg
-from ummgat.volume import Grid
 
 UNET = Algorithm("UMMGAT U-Net", "1")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ummgat.evaluate import inception as inception_module
-from ummgat.evaluate.features import Extractor, inception_fid, random_convolutions, segmenter_bottleneck
-from ummgat.evaluate.inception import FidInception, load_fid_inception
-from ummgat.kid import RandomFeatures
+from ummgat.model.masked import to_unit
+from ummgat.model.random_features import RandomFeatures
+from ummgat.quality import inception as inception_module
+from ummgat.quality.features import Extractor, inception_fid, random_convolutions, segmenter_bottleneck
+from ummgat.quality.inception import FidInception, load_fid_inception
 from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet
-from ummgat.slices import to_unit
 
 
 def segmenter(**changes):

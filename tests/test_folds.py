@@ -5,11 +5,11 @@ import pytest
 
 from ummgat.evaluate.results import read_results
 from ummgat.evaluate.segmentation import evaluate
+from ummgat.model.weights import load_model
 from ummgat.segment.folds import CrossFitted, folds_of, load_folds
 from ummgat.segment.load import kind_of
 from ummgat.segment.train import train_folds
 from ummgat.segment.unet import SegmenterConfig
-from ummgat.weights import load_model
 
 CONFIG = SegmenterConfig(
     sequences=("t1", "t2"), spacing_mm=1, crop=(1, 32, 32), widths=(4, 4, 4, 4, 4), batch=1, iterations=1

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from ummgat.cli import app
 from ummgat.evaluate.results import read_results
 from ummgat.evaluate.segmentation import evaluate
+from ummgat.model.weights import load_model
 from ummgat.segment.describe import describe_bundle, describe_nnunet
 from ummgat.segment.load import SEGMENTERS, kind_of, load_any
 from ummgat.segment.meanings import Meaning, channel_meaning, numbered, ours, sequences_of
 from ummgat.segment.unet import normalised
-from ummgat.weights import load_model
 
 HERE = Path(__file__).parent
 STAND_IN = HERE / "stand_in"

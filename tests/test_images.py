@@ -9,14 +9,14 @@ import pytest
 
 from conftest import slices
 from test_report import story, write_results
-from ummgat.evaluate.comparison import compare_runs, different
-from ummgat.evaluate.features import random_convolutions
-from ummgat.evaluate.gallery import LABEL_COLORS, overlays, stacks, with_and_without
-from ummgat.evaluate.images import PARTS, measure_images
+from ummgat.core.study import LABELS
 from ummgat.evaluate.scenarios import Scenario
+from ummgat.model.weights import load_model
+from ummgat.quality.compare_runs import compare_runs, different
+from ummgat.quality.features import random_convolutions
+from ummgat.quality.gallery import LABEL_COLORS, overlays, stacks, with_and_without
+from ummgat.quality.measure import PARTS, measure_images
 from ummgat.report.page import build_report
-from ummgat.study import LABELS
-from ummgat.weights import load_model
 
 SEQUENCES = ("t1", "t1ce", "t2")
 

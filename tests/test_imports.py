@@ -15,45 +15,38 @@ import ummgat
 
 ROOT = Path(ummgat.__file__).parent
 
-LAYERS = (
-    ("domain", "config", "files", "extras", "metrics", "matching", "kid", "png", "doctor"),
-    ("volume", "tensors", "overrides", "lesion_wise"),
-    ("study", "crop"),
-    ("prepare", "phantom", "draw", "model"),
-    ("augment",),
-    ("slices", "slice_profile", "losses", "weights", "segment", "intake"),
-    ("translate", "train_step", "relation", "atlas_learning", "check"),
-    ("translator",),
-    ("validate", "reliability", "train_state", "estimate"),
-    ("generate", "train"),
-    ("native", "evaluate", "pack"),
-    ("completion",),
-    ("report", "export", "scans"),
-    ("demo_report",),
-    ("demo",),
-    ("cli",),
-    ("__main__",),
-)
-"""Modules and packages of ummgat. Each may import from rows above its own, and within itself. A new one belongs here."""
+README = (ROOT.parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def listed(text):
+    """The groups of rooms in README's list, top to bottom: (room, its sentence) for each."""
+    block = text.partition("\nsrc/ummgat/\n")[2].partition("```")[0]
+    groups = [re.findall(r"^  (\w+)(?:\.py|/) +(.+)$", group, re.MULTILINE) for group in block.split("\n\n")]
+    assert all(groups), "a group of rooms is empty or spelled otherwise"
+    return groups
+
+
+LAYERS = (*(tuple(room for room, _ in group) for group in listed(README)), ("__main__",))
+"""Each may import from groups above its own, and within itself. The list stands in README, and nowhere else."""
 
 WITHOUT_TORCH = (
     "ummgat",
-    "ummgat.study",
-    "ummgat.draw",
-    "ummgat.config",
+    "ummgat.core.study",
+    "ummgat.core.draw",
+    "ummgat.core.config",
     "ummgat.prepare.cohort",
     "ummgat.prepare.images",
     "ummgat.intake.sheet",
     "ummgat.intake.convert",
-    "ummgat.metrics",
-    "ummgat.matching",
+    "ummgat.core.metrics",
+    "ummgat.core.matching",
     "ummgat.phantom",
     "ummgat.cli",
 )
 
 
 OPTIONAL = {
-    "evaluate.code_figures": {"umap"},
+    "quality.code_figures": {"umap"},
     "segment.worker": {"onnxruntime", "nnunetv2"},
     "phantom.dicom": {"pydicom"},
     "prepare.skullstrip": {"deepbet"},
@@ -151,8 +144,8 @@ def declared():
 
 def test_imports_point_one_way():
     trees = sources()
-    known = {name for names in LAYERS for name in names}
-    assert {module.partition(".")[0] for module in trees} <= known, "add the new module to LAYERS"
+    known = [name for names in LAYERS for name in names]
+    assert sorted(known) == sorted({module.partition(".")[0] for module in trees}), "README lists each room once"
     assert wrong_ways(trees) == []
     assert cycles(trees) == []
 
@@ -160,15 +153,48 @@ def test_imports_point_one_way():
 def test_the_package_itself_imports_nothing_of_its_own():
     tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
     at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert {node.module for node in at_once} == {"typing"}
+    assert {node.module for node in at_once} == {"typing", "ummgat.core.version"}
+    assert not list(imported(sources()["core.version"]))
+
+
+def test_readme_says_of_each_room_what_it_says_itself():
+    for room, sentence in (entry for group in listed(README) for entry in group):
+        path = ROOT / f"{room}.py" if (ROOT / f"{room}.py").is_file() else ROOT / room / "__init__.py"
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert docstring.partition("\n")[0] == sentence, room
+
+
+def test_the_root_holds_almost_no_modules():
+    """New code goes into a room."""
+    assert len(list(ROOT.glob("*.py"))) <= 4
+
+
+def test_training_and_completion_do_not_know_each_other():
+    closure, waiting, trees = set(), ["completion.scans", "completion.cohort"], sources()
+    while waiting:
+        module = waiting.pop()
+        if module in trees and module not in closure:
+            closure.add(module)
+            waiting += [name.removeprefix("ummgat.") for name in imported(trees[module]) if name.startswith("ummgat.")]
+    assert "model.translate" in closure
+    assert not {module for module in closure if module.startswith("train")}
+    assert not [n for m, t in trees.items() if m.startswith("train") for n in imported(t) if ".completion" in n]
 
 
 def test_the_check_of_directions_can_fail():
-    study = ast.parse("from pathlib import Path\ndef f():\n    from ummgat.train import train\n")
-    assert wrong_ways({"study": study}) == ["study imports ummgat.train", "study imports ummgat.train.train"]
-    assert wrong_ways({"draw": ast.parse("import ummgat.slices")}) == ["draw imports ummgat.slices"]
-    assert wrong_ways({"crop": ast.parse("from ummgat import study")}) == ["crop imports ummgat.study"]  # same row
-    assert wrong_ways({"train": ast.parse("from ummgat.study import Study")}) == []
+    study = ast.parse("from pathlib import Path\ndef f():\n    from ummgat.train.loop import train\n")
+    wrong = ["core.study imports ummgat.train.loop", "core.study imports ummgat.train.loop.train"]
+    assert wrong_ways({"core.study": study}) == wrong
+    assert wrong_ways({"phantom": ast.parse("import ummgat.segment")}) == ["phantom imports ummgat.segment"]
+    assert wrong_ways({"train": ast.parse("from ummgat import segment")}) == [
+        "train imports ummgat.segment"
+    ]  # same row
+    assert wrong_ways({"train.loop": ast.parse("from ummgat.core.study import Study")}) == []
+
+
+def test_the_check_of_the_list_can_fail():
+    with pytest.raises(AssertionError, match="empty"):
+        listed("\nsrc/ummgat/\n  core/ one\n\n  - check\n```")
 
 
 def test_the_check_of_cycles_can_fail():
@@ -186,7 +212,10 @@ def test_data_can_be_prepared_and_measured_without_torch():
 
 def test_the_check_of_torch_can_fail():
     """Shown with a package that is quicker to load."""
-    assert loaded_by(["ummgat", "ummgat.domain", "ummgat.study", "ummgat.draw"], "nibabel") == "ummgat.study"
+    assert (
+        loaded_by(["ummgat", "ummgat.core.domain", "ummgat.core.study", "ummgat.core.draw"], "nibabel")
+        == "ummgat.core.study"
+    )
 
 
 # ---------------------------------------------------------------- required dependencies only

@@ -9,12 +9,12 @@ pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("dcm2niix")
 
 from phantom_dicom import NAMED, axes, lopsided, same_place
+from ummgat.core.volume import read_volume
 from ummgat.intake import convert as converting
 from ummgat.intake.convert import convert
 from ummgat.intake.privacy import Key
 from ummgat.intake.scan import scan_folder
 from ummgat.phantom.dicom import write_enhanced, write_series
-from ummgat.volume import read_volume
 
 KINDS = ("axial", "axial from above", "mirrored", "sagittal", "coronal", "oblique")
 

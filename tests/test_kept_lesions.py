@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ummgat.evaluate import kept_lesions
-from ummgat.evaluate.kept_lesions import kept_rates, measure_kept, shares_found
+from ummgat.quality import kept_lesions
+from ummgat.quality.kept_lesions import kept_rates, measure_kept, shares_found
 
 SEQUENCES = ("t1", "t1ce", "t2")
 
@@ -12,7 +12,7 @@ SEQUENCES = ("t1", "t1ce", "t2")
 @pytest.fixture(autouse=True)
 def miniature(monkeypatch):
     """The phantom's tumours are small."""
-    monkeypatch.setattr("ummgat.evaluate.enhancement.MIN_ML", 0.001)
+    monkeypatch.setattr("ummgat.quality.enhancement.MIN_ML", 0.001)
     monkeypatch.setattr(kept_lesions, "LEAST_ML", 0.001)
 
 

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ummgat import demo
-from ummgat.config import load_config
-from ummgat.domain import Domain
-from ummgat.draw import make_draw
-from ummgat.generate import Request, fill
-from ummgat.matching import match_histogram
-from ummgat.metrics import rank_correlation
+from ummgat.completion.fill import Request, fill
+from ummgat.core.config import load_config
+from ummgat.core.domain import Domain
+from ummgat.core.draw import make_draw
+from ummgat.core.matching import match_histogram
+from ummgat.core.metrics import rank_correlation
+from ummgat.core.study import load_cohort
+from ummgat.demo import run as demo
+from ummgat.model.weights import load_model
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import load_cohort
-from ummgat.train import train
-from ummgat.weights import load_model
+from ummgat.train.loop import train
 
 STEPS = 140
 FEWER = {"n_subjects": {"A": 9, "B": 4}, "n_selection": {"A": 0, "B": 0}, "n_test": {"A": 1, "B": 1}}

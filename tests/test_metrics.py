@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from conftest import slices
-from ummgat.kid import RandomFeatures, kernel_distance
-from ummgat.matching import intensity_histogram, match_histogram
-from ummgat.metrics import flicker, gradient_energy, image_scores, rank_correlation, ssim_map
-from ummgat.reliability import FULL_DISTRUST, ambiguity, disagreement, reliability
+from ummgat.completion.reliability import FULL_DISTRUST, ambiguity, disagreement, reliability
+from ummgat.core.matching import intensity_histogram, match_histogram
+from ummgat.core.metrics import flicker, gradient_energy, image_scores, rank_correlation, ssim_map
+from ummgat.model.random_features import RandomFeatures, kernel_distance
 
 SHAPE = (4, 16, 18)
 

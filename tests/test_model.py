@@ -6,10 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import slices, tiny_config
-from ummgat.config import ModelConfig
-from ummgat.model.codes import unit
+from ummgat.core.config import ModelConfig
 from ummgat.model.discriminator import Discriminator, brain_centred
-from ummgat.model.encoder import SequenceEncoder
+from ummgat.model.encoder import SequenceEncoder, unit
 from ummgat.model.mapper import Mapper
 from ummgat.model.masked import MaskedAdaIN, brain_mask
 from ummgat.model.networks import GENERATORS, build_networks, moving_average_of, update_average

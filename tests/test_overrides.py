@@ -2,8 +2,8 @@ import tomllib
 
 import pytest
 
-from ummgat.config import PRESETS, Config, load_config
-from ummgat.overrides import as_toml, with_overrides
+from ummgat.core.config import PRESETS, Config, load_config
+from ummgat.train.overrides import as_toml, with_overrides
 
 
 def test_values_are_toml_and_text_needs_no_quotes():

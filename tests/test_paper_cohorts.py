@@ -7,23 +7,23 @@ from scipy import ndimage
 import bad_nifti as bad
 from test_segmentation import SEQUENCES as THREE
 from test_segmentation import Oracle
-from ummgat.domain import SEQUENCES
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.files import read_json
+from ummgat.core.study import LABELS, Study, load_cohort
+from ummgat.core.volume import read_volume
 from ummgat.evaluate.results import read_results
 from ummgat.evaluate.scenarios import scenario_names
 from ummgat.evaluate.segmentation import Substitutes, evaluate
 from ummgat.evaluate.tables import paper_dice
-from ummgat.files import read_json
+from ummgat.intake.layouts import find_studies
+from ummgat.model.weights import load_model
 from ummgat.phantom import MENINGIOMA, TEN_DOMAIN, brats_frame, write_phantom
 from ummgat.phantom.anatomy import Shape
 from ummgat.phantom.meningioma import plan_meningioma
 from ummgat.phantom.subject import make_body
 from ummgat.phantom.tumour import grow_tumour, plan_tumour
 from ummgat.prepare.cohort import prepare_cohort
-from ummgat.prepare.layouts import find_studies
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import LABELS, Study, load_cohort
-from ummgat.volume import read_volume
-from ummgat.weights import load_model
 
 # ---------------------------------------------------------------- UCSF-PDGM on disk
 

@@ -9,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 from scipy import ndimage
 
-from ummgat.domain import SEQUENCES
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.study import LABELS
+from ummgat.core.volume import read_volume
 from ummgat.phantom import (
     DEMO,
     TINY,
@@ -25,8 +27,6 @@ from ummgat.phantom.anatomy import Mass, Shape
 from ummgat.phantom.noise import enlarge, smooth_noise
 from ummgat.phantom.signal import PROTOCOLS, TISSUE_TABLE, signal
 from ummgat.phantom.subject import ideal_image, make_body
-from ummgat.study import LABELS
-from ummgat.volume import read_volume
 
 WM, GM, DGM, CSF, TUMOUR, VESSEL = range(1, 7)
 A, B = make_scanner("A", 0), make_scanner("B", 1)

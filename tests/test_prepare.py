@@ -14,15 +14,12 @@ import pytest
 from scipy import ndimage
 
 import bad_nifti as bad
-from ummgat import study as study_module
-from ummgat.crop import crop, crop_lost_voxels, crop_shape, crop_window, paste
-from ummgat.prepare import cohort as cohort_module
-from ummgat.prepare import one as one_module
-from ummgat.prepare.centers import assign_centers
-from ummgat.prepare.cohort import cohort_table, plan_table, prepare_cohort
-from ummgat.prepare.images import StudyError, prepare_images
-from ummgat.prepare.labels import resample_labels, translate
-from ummgat.prepare.layouts import (
+from ummgat.core import study as study_module
+from ummgat.core.crop import crop, crop_lost_voxels, crop_shape, crop_window, paste
+from ummgat.core.normalise import brain_mask, scale_to_uint8
+from ummgat.core.study import LABELS, load_cohort, load_study
+from ummgat.core.volume import Grid, read_volume, resample, write_volume
+from ummgat.intake.layouts import (
     LABELS_2018,
     LABELS_2023,
     LABELS_EITHER,
@@ -31,11 +28,14 @@ from ummgat.prepare.layouts import (
     find_studies,
     find_study,
 )
-from ummgat.prepare.names import check_name
-from ummgat.prepare.normalise import brain_mask, scale_to_uint8
+from ummgat.intake.names import check_name
+from ummgat.prepare import cohort as cohort_module
+from ummgat.prepare import one as one_module
+from ummgat.prepare.centers import assign_centers
+from ummgat.prepare.cohort import cohort_table, plan_table, prepare_cohort
+from ummgat.prepare.images import StudyError, prepare_images
+from ummgat.prepare.labels import resample_labels, translate
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import LABELS, load_cohort, load_study
-from ummgat.volume import Grid, read_volume, resample, write_volume
 
 A = PrepareSettings(center="A")
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"

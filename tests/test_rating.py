@@ -15,20 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from ummgat.cli import app
-from ummgat.domain import Domain
-from ummgat.evaluate import rating
-from ummgat.evaluate.rating import cut, enlarged, plan, select_images
-from ummgat.evaluate.rating_scores import (
-    ANSWER_COLUMNS,
-    agreement_rows,
-    check_readers,
-    read_answers,
-    read_key,
-    reader_rows,
-)
-from ummgat.png import as_png
-from ummgat.report.rate_page import rate_page
-from ummgat.weights import load_model
+from ummgat.core.domain import Domain
+from ummgat.core.png import as_png
+from ummgat.model.weights import load_model
+from ummgat.rate import make as rating
+from ummgat.rate.make import cut, enlarged, plan, select_images
+from ummgat.rate.page import rate_page
+from ummgat.rate.score import ANSWER_COLUMNS, agreement_rows, check_readers, read_answers, read_key, reader_rows
 
 
 @pytest.fixture(scope="module")

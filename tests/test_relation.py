@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ummgat.relation import BINS, KNOTS, LEAST_OVERLAP, RIM_MM, RIMS, relations, rim_window
-from ummgat.slices import TrainingVolume
-from ummgat.study import GridRecord, ImageRecord, StudyRecord, write_study
-from ummgat.volume import Grid
+from ummgat.core.study import GridRecord, ImageRecord, StudyRecord, write_study
+from ummgat.core.volume import Grid
+from ummgat.train.relation import BINS, KNOTS, LEAST_OVERLAP, RIM_MM, RIMS, relations, rim_window
+from ummgat.train.slices import TrainingVolume
 
 SHAPE = (40, 44, 36)
 

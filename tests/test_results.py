@@ -5,13 +5,13 @@ import csv
 import numpy as np
 import pytest
 
+from ummgat.core.metrics import dice
+from ummgat.core.study import load_cohort
+from ummgat.core.volume import resample
 from ummgat.evaluate.cohort_table import cohort_rows, read_demographics
 from ummgat.evaluate.results import opened_results, round_trip, scores
-from ummgat.metrics import dice
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import load_cohort
-from ummgat.volume import resample
 
 ABOUT = dict.fromkeys(("subject", "center", "scenario", "missing", "segmenter", "method", "rule", "source"), "")
 

@@ -13,26 +13,26 @@ from typer.testing import CliRunner
 
 from phantom_dicom import NAMED, SECRETS
 from ummgat.cli import app
-from ummgat.completion import complete
+from ummgat.completion.cohort import complete
+from ummgat.completion.scans import complete_scans
+from ummgat.core.study import load_study
+from ummgat.core.volume import read_volume, resample, write_volume
 from ummgat.export.cohort import Segmentations, export_bids, export_dicom
 from ummgat.export.seg import Algorithm
+from ummgat.intake.layouts import Packed, RawStudy
 from ummgat.intake.privacy import Key, key_path
 from ummgat.intake.scan import scan_folder
 from ummgat.intake.sheet import write_sheet
 from ummgat.intake.studies import LAYOUT, studies_of_sheet
+from ummgat.model.weights import load_model, save_model
 from ummgat.phantom import brats_frame, make_scanner
 from ummgat.phantom.dicom import write_series
 from ummgat.phantom.raw import Acquisition, Pose, make_head, scan_raw
 from ummgat.phantom.subject import make_body, scan
 from ummgat.prepare.cohort import prepare_cohort
-from ummgat.prepare.layouts import Packed, RawStudy
 from ummgat.prepare.one import _unpacked
 from ummgat.prepare.rigid import moved
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.scans import complete_scans
-from ummgat.study import load_study
-from ummgat.volume import read_volume, resample, write_volume
-from ummgat.weights import load_model, save_model
 
 SCANNER = make_scanner("A", 0)
 SPACING = 4.0
@@ -148,7 +148,7 @@ def test_a_generated_image_lies_on_its_scan(done, hospital):
 
 
 def test_t2_that_moved_also_goes_back_to_where_it_was(done, hospital, coarse_model, tmp_path):
-    from ummgat.generate import Request
+    from ummgat.completion.fill import Request
 
     report = complete(
         done.out / "prepared", tmp_path, coarse_model, request=Request(targets=("t1ce",), sources=("t2",))

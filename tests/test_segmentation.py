@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ummgat.domain import Domain
+from ummgat.completion.fill import Request
+from ummgat.core.domain import Domain
+from ummgat.core.metrics import dice, hd95
+from ummgat.core.study import Study
 from ummgat.evaluate import segmentation
+from ummgat.evaluate.lesion_wise import PENALTY_MM, lesion_wise
 from ummgat.evaluate.results import COLUMNS, read_results
 from ummgat.evaluate.scenarios import Scenario, Substitute
 from ummgat.evaluate.segmentation import Substitutes, correlations, evaluate
-from ummgat.generate import Request
-from ummgat.lesion_wise import PENALTY_MM, lesion_wise
-from ummgat.metrics import dice, hd95
-from ummgat.study import Study
 
 SEQUENCES = ("t1", "t1ce", "t2")
 """What the miniature model knows of center A."""

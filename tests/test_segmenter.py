@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ummgat.core.study import Study
 from ummgat.segment import sampling
 from ummgat.segment.sampling import Subject, draw_batch, read_subject
 from ummgat.segment.train import require_spacing, score, train_segmenter
@@ -16,7 +17,6 @@ from ummgat.segment.unet import (
     save_segmenter,
     with_neighbours,
 )
-from ummgat.study import Study
 
 TWO = SegmenterConfig(
     sequences=("t1ce", "t2"), spacing_mm=1, crop=(1, 32, 32), widths=(8, 8, 8, 8, 8), batch=4, iterations=40, lr=1e-2

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ummgat.metrics import flicker
-from ummgat.slice_profile import settled
+from ummgat.core.metrics import flicker
+from ummgat.model.slice_profile import settled
 
 
 def noisy(seed=0):

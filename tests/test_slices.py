@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from conftest import DOMAINS
-from ummgat.config import DataConfig
-from ummgat.domain import DomainTable
-from ummgat.draw import Draw
-from ummgat.slices import Batch, SliceSampler, from_unit, index_volumes, selection_volumes, to_unit, trimmed
-from ummgat.study import GridRecord, ImageRecord, StudyRecord, write_study
-from ummgat.volume import Grid
+from ummgat.core.config import DataConfig
+from ummgat.core.domain import DomainTable
+from ummgat.core.draw import Draw
+from ummgat.core.study import GridRecord, ImageRecord, StudyRecord, write_study
+from ummgat.core.volume import Grid
+from ummgat.model.masked import from_unit, to_unit
+from ummgat.train.slices import Batch, SliceSampler, index_volumes, selection_volumes, trimmed
 
 PLANES = 20
 CONFIG = DataConfig(crop=(12, 12), min_brain=0.1, flip=0.0)

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from ummgat.study import GridRecord, ImageRecord, StudyRecord, load_cohort, load_study, write_study
-from ummgat.volume import Grid
+from ummgat.core.study import GridRecord, ImageRecord, StudyRecord, load_cohort, load_study, write_study
+from ummgat.core.volume import Grid
 
 
 @pytest.fixture

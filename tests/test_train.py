@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from conftest import DOMAINS, slices, tiny_config
-from ummgat import train as train_module
-from ummgat.domain import DomainTable
-from ummgat.draw import Draw
-from ummgat.files import TEMPORARY, write_json
+from ummgat.core.domain import DomainTable
+from ummgat.core.draw import Draw
+from ummgat.core.files import TEMPORARY, write_json
+from ummgat.core.study import load_cohort
+from ummgat.core.tensors import file_hash, load_tensors, save_tensors, without_prefix
 from ummgat.model.networks import build_networks
-from ummgat.slices import SliceSampler, index_volumes
-from ummgat.study import load_cohort
-from ummgat.tensors import file_hash, load_tensors, save_tensors, without_prefix
-from ummgat.train import NonFiniteLossError, plan, train
-from ummgat.train_state import FORMAT, load_state, new_state, save_state, started_from
-from ummgat.train_step import Step
-from ummgat.weights import TrainedModel, load_model, save_model
+from ummgat.model.weights import TrainedModel, load_model, save_model
+from ummgat.train import loop as train_module
+from ummgat.train.loop import NonFiniteLossError, plan, train
+from ummgat.train.slices import SliceSampler, index_volumes
+from ummgat.train.state import FORMAT, load_state, new_state, save_state, started_from
+from ummgat.train.step import Step
 
 CPU = torch.device("cpu")
 ALWAYS = {"train__checkpoint_minutes": 1e-9}
@@ -31,10 +31,10 @@ ALWAYS = {"train__checkpoint_minutes": 1e-9}
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-from ummgat.config import Config
-from ummgat.draw import load_draw
-from ummgat.study import load_cohort
-from ummgat.train import train
+from ummgat.core.config import Config
+from ummgat.core.draw import load_draw
+from ummgat.core.study import load_cohort
+from ummgat.train.loop import train
 
 folder = Path(sys.argv[1])
 settings = json.loads((folder / "settings.json").read_text())

@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from conftest import tiny_config
-from ummgat.completion import complete
-from ummgat.domain import Domain, DomainTable
-from ummgat.files import read_json
-from ummgat.generate import Request, fill
+from ummgat.completion.cohort import complete
+from ummgat.completion.fill import Request, fill
+from ummgat.core.domain import Domain, DomainTable
+from ummgat.core.files import read_json
 from ummgat.model.asked import asked_brightness, thresholds
 from ummgat.model.atlas import Atlas
 from ummgat.model.lesion_gate import drawing
 from ummgat.model.networks import build_networks, moving_average_of
+from ummgat.model.translate import Beside, Direction, translate_volume
+from ummgat.model.translator import Translator
 from ummgat.model.unet import Aside
+from ummgat.model.weights import TrainedModel
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.translate import Beside, Direction, translate_volume
-from ummgat.translator import Translator
-from ummgat.weights import TrainedModel
 
 TABLE = DomainTable.from_names(["A/t1", "A/t1ce", "A/t2"])
 SHAPE = (24, 28, 26)
@@ -63,8 +63,8 @@ def codes_of(model, target, source):
 
 def test_registration_happens_once_and_is_remembered(model, monkeypatch):
     calls = []
-    real = __import__("ummgat.translator", fromlist=["place"]).place
-    monkeypatch.setattr("ummgat.translator.place", lambda *a: calls.append(1) or real(*a))
+    real = __import__("ummgat.model.translator", fromlist=["place"]).place
+    monkeypatch.setattr("ummgat.model.translator.place", lambda *a: calls.append(1) or real(*a))
     translator = Translator(model, {"t1": brain_of(0), "t2": brain_of(0)}, "A")
     assert translator.brought() is not None
     for target in ("t1ce", "t2"):
@@ -76,7 +76,7 @@ def test_registration_happens_once_and_is_remembered(model, monkeypatch):
 
 def test_an_atlas_that_does_not_fit_one_source_is_left_out_there_and_said(model, monkeypatch, caplog):
     """The registration of T2 went astray: the study is placed by its T1 alone; where both did, the answer has no atlas."""
-    real = __import__("ummgat.translator", fromlist=["place"]).place
+    real = __import__("ummgat.model.translator", fromlist=["place"]).place
     failing = {2}
 
     def place(volume, spacing, mean, brain, box):
@@ -84,7 +84,7 @@ def test_an_atlas_that_does_not_fit_one_source_is_left_out_there_and_said(model,
         astray = any(np.shares_memory(mean, model.atlas.means[i]) for i in failing)
         return found._replace(similarity=0.2, points=found.points + 9) if astray else found
 
-    monkeypatch.setattr("ummgat.translator.place", place)
+    monkeypatch.setattr("ummgat.model.translator.place", place)
     volumes = {"t1": brain_of(0), "t2": brain_of(0)}
     both = Translator(model, volumes, "A")
     alone = Translator(model, {"t1": brain_of(0)}, "A")
@@ -103,7 +103,7 @@ def test_experts_that_agree_are_surer_together_and_a_silent_one_changes_nothing(
     """Each says ET with .5 where a prior says .02: two are surer than one, but not as sure as if they were independent."""
     seen = np.zeros((4, *SHAPE), np.float32)
     seen[:] = np.array([0.4, 0.05, 0.05, 0.5], np.float32)[:, None, None, None]
-    monkeypatch.setattr("ummgat.translator.lesion_posterior", lambda *a: seen)
+    monkeypatch.setattr("ummgat.model.translator.lesion_posterior", lambda *a: seen)
     translator = Translator(model, {"t1": brain_of(0), "t2": brain_of(0)}, "A")
     brain = brain_of(0) > 0
     code = model.codes["mean"][0]
@@ -185,7 +185,7 @@ def seeing(model, monkeypatch):
     seen = np.zeros((4, *SHAPE), np.float32)
     seen[0], seen[3] = np.where(where, 0.01, 0.97), np.where(where, 0.97, 0.01)
     seen[1:3] = 0.01
-    monkeypatch.setattr("ummgat.translator.lesion_posterior", lambda *a: seen)
+    monkeypatch.setattr("ummgat.model.translator.lesion_posterior", lambda *a: seen)
     return model, where
 
 

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from conftest import slices, tiny_config
-from ummgat.domain import DomainTable
+from ummgat.core.domain import DomainTable
+from ummgat.model.masked import to_unit
 from ummgat.model.networks import Networks, build_networks
-from ummgat.slices import index_volumes, selection_volumes, to_unit
-from ummgat.translate import Beside
-from ummgat.validate import DETAIL_GREYS, PLANES, Probe, build_probe, choose, domain_codes, unpaired_score, validate
+from ummgat.model.translate import Beside
+from ummgat.model.weights import unpaired_score
+from ummgat.train.slices import index_volumes, selection_volumes
+from ummgat.train.validate import DETAIL_GREYS, PLANES, Probe, build_probe, choose, domain_codes, validate
 
 TABLE = DomainTable.from_names(["A/t1", "A/t2", "B/t2"])
 

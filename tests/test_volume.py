@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 import bad_nifti as bad
-from ummgat.volume import Grid, in_order_of, read_grid, read_volume, resample, resample_inside, write_volume
+from ummgat.core.volume import Grid, in_order_of, read_grid, read_volume, resample, resample_inside, write_volume
 
 
 def rotated(degrees, spacing=(1.0, 1.0, 1.0), origin=(5.0, -3.0, 2.0)):

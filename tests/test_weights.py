@@ -12,13 +12,13 @@ from safetensors import safe_open
 import ummgat
 from bad_nifti import truncate
 from conftest import DOMAINS, tiny_config
-from ummgat.domain import Domain, DomainTable
+from ummgat.core.domain import Domain, DomainTable
+from ummgat.core.tensors import file_hash, load_tensors, save_tensors
 from ummgat.model.atlas import Atlas
 from ummgat.model.networks import build_networks, moving_average_of
-from ummgat.pack import pack
-from ummgat.tensors import file_hash, load_tensors, save_tensors
-from ummgat.train_state import new_state, started_from
-from ummgat.weights import TrainedModel, load_model, save_model
+from ummgat.model.weights import TrainedModel, load_model, save_model
+from ummgat.train.pack import pack
+from ummgat.train.state import new_state, started_from
 
 NETWORKS = ("generator", "encoder", "mapper", "discriminator")
 
@@ -256,7 +256,7 @@ def test_a_model_that_does_not_fit_the_run_is_refused(model_path, config, names,
 
 def test_the_files_of_earlier_versions_load_and_speak_their_own_scale():
     """The bundled model was trained on images scaled by percentiles, and its config names an ablation that is gone."""
-    from ummgat.translator import stretched
+    from ummgat.model.translator import stretched
 
     old = load_model(Path(ummgat.__file__).parent / "weights" / "small.safetensors")
     assert old.by_percentiles

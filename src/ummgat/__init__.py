@@ -2,27 +2,28 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ummgat.core.version import __version__
+
 __all__ = ["CompletionReport", "Request", "ScansReport", "__version__", "complete", "complete_scans"]
 
 if TYPE_CHECKING:
-    from ummgat.completion import CompletionReport, complete
-    from ummgat.generate import Request
-    from ummgat.scans import ScansReport, complete_scans
+    from ummgat.completion.cohort import CompletionReport, complete
+    from ummgat.completion.fill import Request
+    from ummgat.completion.scans import ScansReport, complete_scans
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for: preparing data must not wait for it."""
     if name in ("complete", "CompletionReport"):
-        from ummgat import completion as module
+        from ummgat.completion import cohort as module
 
         return getattr(module, name)
     if name in ("complete_scans", "ScansReport"):
-        from ummgat import scans
+        from ummgat.completion import scans
 
         return getattr(scans, name)
     if name == "Request":
-        from ummgat.generate import Request
+        from ummgat.completion.fill import Request
 
         return Request
     raise AttributeError(f"module 'ummgat' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What this machine offers and what is missing: versions, devices, precision, extras, weights, room.
+"""What this machine offers: versions, devices, precision, extras, bundled weights, free disk space.
 
 Every check reports, none raises: the doctor must speak when the patient cannot.
 """
@@ -10,25 +10,12 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ummgat import __version__
-
-BUNDLED_MODEL = "small.safetensors"
-"""File in the package's `weights` folder that `ummgat complete` uses without --model."""
-
-BUNDLED_SEGMENTER, BUNDLED_DROPOUT = "segmenter.safetensors", "segmenter_dropout.safetensors"
-"""Files there that `ummgat evaluate` uses without --segmenter and --dropout."""
-
-BUNDLED_CHECKS = "checks.safetensors"
-"""Quality control by `ummgat.check`."""
-
-BUNDLED_T2 = "segmenter_t2.safetensors"
-"""File there that `ummgat cross-center` uses without --segmenter: whole tumour from T2 alone."""
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
+from ummgat.core.machine import BUNDLED_MODEL, bundled_file, devices, gigabytes
+from ummgat.core.version import __version__
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
@@ -94,7 +81,7 @@ def examine(folder: Path | None = None) -> Examination:
         for name, version in versions.items()
         if version is None
     ]
-    threads, devices, timing = None, {}, None
+    threads, present, timing = None, {}, None
     precision, advice = "32-true", "torch is missing, so nothing was timed."
     try:
         import torch
@@ -105,17 +92,17 @@ def examine(folder: Path | None = None) -> Examination:
         problems.append(f"torch cannot be imported. Found {error}; expected a working torch. Install it again.")
     else:
         threads = torch.get_num_threads()
-        devices = _devices()
+        present = devices()
         timing = time_precisions()
-        precision, advice = recommend(timing, devices)
-    bundled = bundled_model()
+        precision, advice = recommend(timing, present)
+    bundled = bundled_file(BUNDLED_MODEL)
     return Examination(
         versions=versions,
         extras=extras,
         system=f"{platform.system()} {platform.release()} on {platform.machine()}",
         cores=_cores(),
         threads=threads,
-        devices=devices,
+        devices=present,
         cpu_precision=timing,
         precision=precision,
         advice=advice,
@@ -144,43 +131,9 @@ def rows(found: Examination) -> list[tuple[str, str]]:
     for extra, missing in found.extras.items():
         lines.append((f"extra {extra}", f"absent, without {', '.join(missing)}" if missing else "present"))
     lines.append(("bundled model", found.bundled_model or "none: give --model to `ummgat complete`"))
-    lines.append(("free disk", _gigabytes(found.free_disk_bytes)))
-    lines.append(("memory", _gigabytes(found.memory_bytes)))
+    lines.append(("free disk", gigabytes(found.free_disk_bytes)))
+    lines.append(("memory", gigabytes(found.memory_bytes)))
     return lines
-
-
-def bundled_model() -> Path | None:
-    """Weights of the generative model that came with the package, or None."""
-    return bundled_file(BUNDLED_MODEL)
-
-
-def bundled_file(name: str) -> Path | None:
-    """A file in the package's `weights` folder, or None."""
-    path = Path(str(resources.files("ummgat"))) / "weights" / name
-    return path if path.is_file() else None
-
-
-def choose_device(name: str) -> str:
-    """Turn "auto" into "cuda" or "cpu", and check that a named device is there.
-
-    Raises
-    ------
-    ValueError
-        Unknown, or not on this machine.
-    """
-    if name not in DEVICES:
-        raise ValueError(f"Unknown device. Found {name!r}; expected one of {', '.join(DEVICES)}. Choose one of these.")
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    present = _devices()
-    if name not in present:
-        raise ValueError(
-            f"Device is not available. Found {', '.join(present)}; expected {name}. Choose one of these, or install a "
-            "torch built for your hardware (`ummgat doctor` shows what it sees)."
-        )
-    return name
 
 
 def time_precisions(side: int = 256) -> Precision:
@@ -248,18 +201,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _devices() -> dict[str, str]:
-    import torch
-
-    devices = {"cpu": platform.processor() or platform.machine()}
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        devices["cuda"] = ", ".join(f"{p.name} with {_gigabytes(p.total_memory)}" for p in names)
-    if torch.backends.mps.is_available():
-        devices["mps"] = "Apple GPU"
-    return devices
-
-
 def _cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -284,7 +225,3 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
-
-
-def _gigabytes(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 1e9:.1f} GB"

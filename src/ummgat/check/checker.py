@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from ummgat import __version__
 from ummgat.check.network import CLASSES, SequenceNet
 from ummgat.check.reference import Reference
-from ummgat.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
+from ummgat.core.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
+from ummgat.core.version import __version__
 
 FORMAT = "ummgat-checker-1"
 

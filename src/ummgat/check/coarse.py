@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ummgat.volume import Grid
+from ummgat.core.volume import Grid
 
 _COARSE_MM = 2.0
 

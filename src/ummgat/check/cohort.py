@@ -11,8 +11,8 @@ from ummgat.check.checker import Checker
 from ummgat.check.judge import judge_cohort
 from ummgat.check.measure import digest, measure
 from ummgat.check.page import write_page
-from ummgat.files import FULL, write_json
-from ummgat.study import ChecksRecord, FindingRecord, Study, load_cohort, load_study
+from ummgat.core.files import FULL, write_json
+from ummgat.core.study import ChecksRecord, FindingRecord, Study, load_cohort, load_study
 
 PAGE = "checks.html"
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from ummgat.check.coarse import coarse
 from ummgat.check.pairs import ranked
-from ummgat.volume import Grid
+from ummgat.core.volume import Grid
 
 _DEEP_MM = 8.0
 """Nearer to the surface lie fluid of the sulci, and vessels."""

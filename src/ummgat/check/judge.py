@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ummgat.check.network import CLASSES
 from ummgat.check.reference import Reference, Typical, deviations, usual_pairs
-from ummgat.study import FindingRecord
+from ummgat.core.study import FindingRecord
 
 Measured = Mapping[str, Any]
 """See `measure.measure`."""

@@ -14,7 +14,7 @@ from ummgat.check.network import CLASSES, SequenceNet, look_at
 from ummgat.check.reference import Reference, content_rate, learn_limits
 from ummgat.check.slices import standard_slices
 from ummgat.check.training import Labelled, TrainingSettings, train_network
-from ummgat.study import Study
+from ummgat.core.study import Study
 
 FOLDS = 4
 _ALARMS = 0.025

@@ -13,8 +13,8 @@ from ummgat.check.network import CLASSES, look_at
 from ummgat.check.pairs import compare
 from ummgat.check.shape import outline, rim
 from ummgat.check.slices import standard_slices
-from ummgat.study import Study
-from ummgat.volume import Grid
+from ummgat.core.study import Study
+from ummgat.core.volume import Grid
 
 Volumes = dict[str, NDArray[np.uint8]]
 

@@ -10,11 +10,11 @@ from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ummgat import __version__
 from ummgat.check.reference import Reference
-from ummgat.files import write_text
-from ummgat.png import as_png
-from ummgat.study import FindingRecord, Study
+from ummgat.core.files import write_text
+from ummgat.core.png import as_png
+from ummgat.core.study import FindingRecord, Study
+from ummgat.core.version import __version__
 
 _SIDE = 96
 

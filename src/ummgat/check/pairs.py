@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.check.coarse import coarse
-from ummgat.volume import Grid
+from ummgat.core.volume import Grid
 
 _BINS = 32
 _FAR_MM = 8.0

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ummgat.check.coarse import coarse
-from ummgat.volume import FACES, Grid
+from ummgat.core.volume import FACES, Grid
 
 _DEEP_MM = 12.0
 _RIM_MM = 4.0

@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ummgat.crop import crop
+from ummgat.core.crop import crop
+from ummgat.core.volume import Grid, resample, resample_inside
 from ummgat.model.masked import BACKGROUND
-from ummgat.volume import Grid, resample, resample_inside
 
 SPACING_MM = 3.0
 """Fine enough for ventricles, cortex and vessels; what is finer differs by scanner more than by sequence."""

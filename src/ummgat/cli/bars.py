@@ -12,7 +12,7 @@ from rich.text import Text
 from ummgat.cli.terminal import console, duration, say
 
 if TYPE_CHECKING:
-    from ummgat.estimate import Estimate
+    from ummgat.train.estimate import Estimate
 
 
 def print_estimate(cost: "Estimate", iterations: int) -> None:

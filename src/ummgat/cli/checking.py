@@ -9,7 +9,8 @@ import typer
 from ummgat.cli.terminal import MANY, Overwrite, command, fail, print_table, progress, report_failures, say
 
 if TYPE_CHECKING:
-    from ummgat.study import FindingRecord
+    from ummgat.check.cohort import CheckReport
+    from ummgat.core.study import FindingRecord
 
 Checks = Annotated[
     Path | None, typer.Option(help="Learnt checks from `ummgat train-checks`. Default: the bundled ones.")
@@ -23,8 +24,14 @@ def check(
     again: Annotated[bool, typer.Option("--again", help="Measure also what was measured before.")] = False,
 ) -> None:
     """Look for mislabelled, copied, misregistered, badly stripped, cut-off and unusual studies. Warns, changes no image."""
-    failed = run_checks(cohort, checks, again)
-    report_failures(failed)
+    from ummgat.check.cohort import check_cohort
+    from ummgat.check.prepared import checker_of
+
+    checker = checker_of(checks)
+    with progress("Checking") as show:
+        report = check_cohort(cohort, checker, again=again, progress=show)
+    say_checked(report)
+    report_failures(report.failed)
 
 
 @command
@@ -48,9 +55,9 @@ def train_checks(
     from ummgat.check.checker import save_checker
     from ummgat.check.learning import teach
     from ummgat.check.training import TrainingSettings
-    from ummgat.draw import load_draw
-    from ummgat.files import require_new
-    from ummgat.study import load_cohort
+    from ummgat.core.draw import load_draw
+    from ummgat.core.files import require_new
+    from ummgat.core.study import load_cohort
 
     require_new(out, overwrite)
     studies = load_cohort(cohort)
@@ -76,24 +83,11 @@ def train_checks(
     say(f"Checks taught on {len(studies)} subjects, {len(held.stated)} held-out images: {out}.")
 
 
-def run_checks(cohort: Path, checks: Path | None, again: bool = False) -> dict[str, str]:
-    """Check a cohort, print its findings, and return the studies that could not be checked."""
-    from ummgat.check.checker import load_checker
-    from ummgat.check.cohort import check_cohort
-    from ummgat.doctor import BUNDLED_CHECKS, bundled_file
-
-    path = checks or bundled_file(BUNDLED_CHECKS)
-    if path is None:
-        raise FileNotFoundError(
-            f"No checks are given: --checks. Found no bundled {BUNDLED_CHECKS}; expected one. Give a file of `ummgat train-checks`."
-        )
-    checker = load_checker(path)
-    with progress("Checking") as show:
-        report = check_cohort(cohort, checker, again=again, progress=show)
+def say_checked(report: "CheckReport") -> None:
+    """Print what quality control found."""
     _print_findings(report.findings)
     found = sum(bool(findings) for findings in report.findings.values())
     say(f"{len(report.findings)} studies checked, {found} with findings: {report.page}.")
-    return report.failed
 
 
 def _print_findings(findings: "Mapping[str, Sequence[FindingRecord]]") -> None:

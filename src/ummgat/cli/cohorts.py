@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ummgat.cli.checking import Checks, run_checks
+from ummgat.cli.checking import Checks, say_checked
 from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
 from ummgat.cli.terminal import (
     MANY,
@@ -26,7 +26,7 @@ from ummgat.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from ummgat.prepare.layouts import RawStudy
+    from ummgat.intake.layouts import RawStudy
 
 
 @command
@@ -149,9 +149,9 @@ def prepare(
     ] = False,
 ) -> None:
     """Bring studies into the one layout that every later command reads. Run it again to go on or to add studies."""
+    from ummgat.core.study import load_study
     from ummgat.prepare.cohort import cohort_table, plan_table, prepare_cohort
     from ummgat.prepare.settings import PrepareSettings
-    from ummgat.study import load_study
 
     found, remarks = _of_sheet(sheet, source, layout, brain_mask)
     settings = PrepareSettings(
@@ -166,11 +166,27 @@ def prepare(
         centers=centers,
         center_pattern=center_pattern,
     )
-    with progress("Preparing") as show:
+    checked = None
+    with progress("Preparing" if dry_run or no_checks else "Preparing, checking") as show:
         try:
-            report = prepare_cohort(
-                source, out, settings, jobs=jobs, dry_run=dry_run, overwrite=overwrite, progress=show, found=found
-            )
+            if dry_run or no_checks:
+                report = prepare_cohort(
+                    source, out, settings, jobs=jobs, dry_run=dry_run, overwrite=overwrite, progress=show, found=found
+                )
+            else:
+                from ummgat.check.prepared import prepare_and_check  # needs torch, which mere preparing does not
+
+                report, checked = prepare_and_check(
+                    source,
+                    out,
+                    settings,
+                    checks=checks,
+                    jobs=jobs,
+                    overwrite=overwrite,
+                    found=found,
+                    on_prepared=show,
+                    on_checked=show,
+                )
         except KeyboardInterrupt:
             fail("Stopped by the user. Finished studies are kept; the same command goes on from there.", 130)
         except RuntimeError as error:  # a worker process died
@@ -190,8 +206,9 @@ def prepare(
     say(
         f"Layout {report.layout}. {f'{waiting} to prepare, {len(report.failed)} would fail' if dry_run else counts}: {out}."
     )
-    unchecked = {} if dry_run or no_checks or not present else run_checks(out, checks)
-    report_failures(report.failed | unchecked)
+    if checked is not None:
+        say_checked(checked)
+    report_failures(report.failed | (checked.failed if checked else {}))
 
 
 @command
@@ -207,10 +224,10 @@ def draw(
     overwrite: Overwrite = False,
 ) -> None:
     """Fix, before any training, who trains with which sequence, who may choose settings, and who only tests."""
-    from ummgat.domain import Domain
-    from ummgat.draw import make_draw
-    from ummgat.files import require_new, write_json
-    from ummgat.study import load_cohort
+    from ummgat.core.domain import Domain
+    from ummgat.core.draw import make_draw
+    from ummgat.core.files import require_new, write_json
+    from ummgat.core.study import load_cohort
 
     require_new(out, overwrite)
     studies = load_cohort(cohort)

@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.evaluation import bundled_segmenter, studies_of_part
-from ummgat.cli.segmenters import require_unseen
 from ummgat.cli.terminal import command, print_table, progress, say
 
 
@@ -22,11 +20,12 @@ def compare(
     ] = "selection",
 ) -> None:
     """Tabulate runs that differ in settings: errors, distances and Dice on the same subjects, for ablations."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.comparison import compare_runs
-    from ummgat.evaluate.features import segmenter_bottleneck
+    from ummgat.core.draw import load_draw
+    from ummgat.core.machine import BUNDLED_SEGMENTER, given_or_bundled
+    from ummgat.core.study import load_cohort
+    from ummgat.quality.compare_runs import compare_runs
+    from ummgat.quality.features import segmenter_bottleneck
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort
 
     names = [run.resolve().name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
@@ -34,9 +33,8 @@ def compare(
             f"Runs cannot be compared. Found {', '.join(names)}; expected two or more folders with names of their own. "
             "Rename them."
         )
-    own = load_segmenter(segmenter or bundled_segmenter())
-    chosen = studies_of_part(load_cohort(data), load_draw(draw), part, data)
-    require_unseen({"segmenter": own}, chosen)
+    own = load_segmenter(given_or_bundled(segmenter, BUNDLED_SEGMENTER))
+    chosen = load_draw(draw).studies(load_cohort(data), part, data)
     settings = {"segmenter": own.hash, "part": part, "subjects": [s.subject for s in chosen]}
     with progress("comparing") as update:
         rows = compare_runs(

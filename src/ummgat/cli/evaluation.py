@@ -6,21 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ummgat.cli.models import bundled
-from ummgat.cli.segmenters import (
-    ChannelOrder,
-    Interpreter,
-    Orientation,
-    Timeout,
-    Trust,
-    open_segmenter,
-    require_unseen,
-)
+from ummgat.cli.segmenters import ChannelOrder, Interpreter, Orientation, Timeout, Trust, open_segmenter
 from ummgat.cli.terminal import Overwrite, comma_list, command, progress, report_failures, say
 
 if TYPE_CHECKING:
-    from ummgat.draw import Draw
-    from ummgat.study import Study
+    from ummgat.core.study import Study
 
 
 @command
@@ -35,16 +25,16 @@ def directions(
     overwrite: Overwrite = False,
 ) -> None:
     """Measure every direction between sequences against the truth: generated, copied, histogram-matched, empty."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.directions import count_wins, direction_table, measure, medians, write_rows
-    from ummgat.evaluate.pictures import direction_grid
-    from ummgat.files import require_new, write_text
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
+    from ummgat.core.draw import load_draw
+    from ummgat.core.files import require_new, write_text
+    from ummgat.core.study import load_cohort
+    from ummgat.model.weights import load_model
+    from ummgat.quality.directions import count_wins, direction_table, measure, medians, write_rows
+    from ummgat.quality.pictures import direction_grid
 
     require_new(out, overwrite)
     trained, wanted = load_model(model), load_draw(draw)
-    studies = studies_of_part(load_cohort(cohort), wanted, part, cohort)
+    studies = wanted.studies(load_cohort(cohort), part, cohort)
     with progress("measuring") as update:
         rows = measure(trained, studies, progress=lambda done, n: update(done, n, studies[done - 1].subject))
     summary = medians(rows)
@@ -116,28 +106,34 @@ def evaluate(
     """Take sequences away, put substitutes in their place, segment, and write Dice and HD95 of each."""
     import torch
 
-    from ummgat.doctor import BUNDLED_DROPOUT, bundled_file, choose_device
-    from ummgat.draw import load_draw
+    from ummgat.core.draw import load_draw
+    from ummgat.core.machine import (
+        BUNDLED_DROPOUT,
+        BUNDLED_MODEL,
+        BUNDLED_SEGMENTER,
+        bundled_file,
+        choose_device,
+        given_or_bundled,
+    )
+    from ummgat.core.study import load_cohort
     from ummgat.evaluate.cohort_table import cohort_rows, read_demographics
-    from ummgat.evaluate.directions import write_rows
     from ummgat.evaluate.scenarios import distribution, random_scenario
     from ummgat.evaluate.segmentation import correlations
     from ummgat.evaluate.segmentation import evaluate as run
+    from ummgat.model.weights import load_model
+    from ummgat.quality.directions import write_rows
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
 
     if segmenter is None:
         dropout = dropout or bundled_file(BUNDLED_DROPOUT)
     on = torch.device(choose_device(device))
-    wanted, generator = load_draw(draw), load_model(model or bundled(), on)
+    wanted, generator = load_draw(draw), load_model(given_or_bundled(model, BUNDLED_MODEL), on)
     studies = load_cohort(cohort)
-    chosen = studies_of_part(studies, wanted, part, cohort)
+    chosen = wanted.studies(studies, part, cohort)
     foreign = (trust, segmenter_sequences, segmenter_orientation, segmenter_timeout, segmenter_python, on)
-    segmenters = {"plain": open_segmenter(segmenter or bundled_segmenter(), chosen, *foreign)}
+    segmenters = {"plain": open_segmenter(given_or_bundled(segmenter, BUNDLED_SEGMENTER), chosen, *foreign)}
     if dropout is not None:
         segmenters["dropout"] = load_segmenter(dropout, on)
-    unknown = require_unseen(segmenters, chosen)
     parts = {"training": wanted.train, "selection": wanted.selection, "test": wanted.test}
     # Read now: a bad file is refused before hours of work.
     told = None if demographics is None else read_demographics(demographics)
@@ -165,7 +161,7 @@ def evaluate(
         "subjects": [s.subject for s in chosen],
         "in_training_part": seen,
         "correlations": {f"{a} {b}": round(value, 4) for (a, b), value in correlated.items()},
-    } | ({"training": unknown} if unknown else {})
+    }
     with progress("evaluating") as update:
         report = run(
             segmenters,
@@ -204,20 +200,15 @@ def cross_center(
     ] = None,
 ) -> None:
     """Segment other centers' images with one center's segmenter: as they are, histogram-matched, aligned by the model."""
-    from ummgat.doctor import BUNDLED_T2, bundled_file
-    from ummgat.draw import load_draw
+    from ummgat.core.draw import load_draw
+    from ummgat.core.machine import BUNDLED_MODEL, BUNDLED_T2, given_or_bundled
+    from ummgat.core.study import load_cohort
     from ummgat.evaluate.cross_center import cross_center as run
+    from ummgat.model.weights import load_model
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
 
-    path = segmenter or bundled_file(BUNDLED_T2)
-    if path is None:
-        raise FileNotFoundError(
-            f"No segmenter is given: --segmenter. Found no bundled {BUNDLED_T2}; expected weights. Train one with `ummgat "
-            "train-segmenter --centers A`."
-        )
-    wanted, generator, own = load_draw(draw), load_model(model or bundled()), load_segmenter(path)
+    path = given_or_bundled(segmenter, BUNDLED_T2)
+    wanted, generator, own = load_draw(draw), load_model(given_or_bundled(model, BUNDLED_MODEL)), load_segmenter(path)
     homes = own.training.get("centers", [])
     if len(homes) != 1:
         raise ValueError(
@@ -229,8 +220,7 @@ def cross_center(
         known = set(own.training["subjects"])
         chosen = [s for s in studies if s.subject in wanted.subjects and s.subject not in known]
     else:
-        chosen = studies_of_part(studies, wanted, part, cohort)
-        require_unseen({"cross-center": own}, chosen)
+        chosen = wanted.studies(studies, part, cohort)
     settings = {
         "home": homes[0],
         "sequences": list(own.sequences),
@@ -273,7 +263,7 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an evaluation into one page with tables, tests and figures that opens without a network."""
-    from ummgat.files import require_new
+    from ummgat.core.files import require_new
     from ummgat.report.page import build_report
 
     if notes is not None and model is None:
@@ -284,31 +274,6 @@ def report(
     require_new(out, overwrite)
     page = build_report(results, out, calibration, None if paper == "none" else paper, cross or (), model, text)
     say(f"Report: {page}")
-
-
-def bundled_segmenter() -> Path:
-    """Path of the bundled segmenter, or an error that says what to do."""
-    from ummgat.doctor import BUNDLED_SEGMENTER, bundled_file
-
-    path = bundled_file(BUNDLED_SEGMENTER)
-    if path is None:
-        raise FileNotFoundError(
-            f"No segmenter is given: --segmenter. Found no bundled {BUNDLED_SEGMENTER}; expected weights. Give --segmenter "
-            "FILE, as `ummgat train-segmenter` writes it."
-        )
-    return path
-
-
-def studies_of_part(studies: "Sequence[Study]", drawn: "Draw", part: str, cohort: Path) -> "list[Study]":
-    """Subjects of a part of the draw, at least one."""
-    subjects = {"selection": drawn.selection, "test": drawn.test, "all": drawn.subjects}[part]
-    chosen = [study for study in studies if study.subject in subjects]
-    if not chosen:
-        raise ValueError(
-            f"No {part} subject in the cohort: {cohort}. Found none of {', '.join(subjects) or 'an empty list'}; expected "
-            "at least one. Prepare them, or choose the other --part."
-        )
-    return chosen
 
 
 def _same_subjects(studies: "Sequence[Study]", chosen: "Sequence[Study]", folder: Path) -> "dict[str, Study]":

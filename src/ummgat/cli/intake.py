@@ -32,7 +32,7 @@ def inspect(
     overwrite: Overwrite = False,
 ) -> None:
     """List every series with the sequence it probably is, how sure that is and why. Writes nothing but the CSV and its key."""
-    from ummgat.files import require_new
+    from ummgat.core.files import require_new
     from ummgat.intake.privacy import Key, key_path
     from ummgat.intake.scan import scan_folder
     from ummgat.intake.sheet import write_sheet

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from ummgat.cli.bars import print_estimate, training_progress
-from ummgat.cli.checking import run_checks
+from ummgat.cli.checking import Checks, say_checked
 from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
 from ummgat.cli.terminal import (
     MANY,
@@ -27,8 +27,8 @@ from ummgat.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from ummgat.completion import CompletionReport
-    from ummgat.generate import Request
+    from ummgat.completion.cohort import CompletionReport
+    from ummgat.completion.fill import Request
 
 
 @command
@@ -50,12 +50,12 @@ def train(
 ) -> None:
     """Train one model that turns any (center, sequence) of the draw into any other."""
     console.quiet = os.environ.get("LOCAL_RANK", "0") != "0"  # further processes of one run say nothing but errors
-    from ummgat import train as training
-    from ummgat.config import load_config
-    from ummgat.doctor import choose_device
-    from ummgat.draw import load_draw
-    from ummgat.overrides import as_toml, with_overrides
-    from ummgat.study import load_cohort
+    from ummgat.core.config import load_config
+    from ummgat.core.draw import load_draw
+    from ummgat.core.machine import choose_device
+    from ummgat.core.study import load_cohort
+    from ummgat.train import loop as training
+    from ummgat.train.overrides import as_toml, with_overrides
 
     settings = with_overrides(load_config(config), overrides or [])
     studies, drawn = load_cohort(data), load_draw(draw)
@@ -96,8 +96,8 @@ def pack(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a run's model as 16-bit floats with its discriminator: small to keep, to use, and to start another run from."""
-    from ummgat.files import require_new
-    from ummgat.pack import pack as packed
+    from ummgat.core.files import require_new
+    from ummgat.train.pack import pack as packed
 
     require_new(out, overwrite)
     say(f"Packed: {packed(run, out, {'best': 'model.safetensors', 'last': 'last.safetensors'}[which])}")
@@ -144,6 +144,7 @@ def complete(
     template: Template = None,
     brain_mask: BrainMask = None,
     n4: N4 = False,
+    checks: Checks = None,
     no_reliability: Annotated[
         bool, typer.Option("--no-reliability", help="Skip the reliability maps: faster.")
     ] = False,
@@ -151,9 +152,9 @@ def complete(
     overwrite: Overwrite = False,
 ) -> None:
     """Fill the missing sequences of studies, or align studies to another center. Results are marked as generated."""
-    from ummgat.completion import complete as fill_studies
-    from ummgat.doctor import choose_device
-    from ummgat.generate import Request
+    from ummgat.completion.cohort import complete as fill_studies
+    from ummgat.completion.fill import Request
+    from ummgat.core.machine import BUNDLED_MODEL, choose_device, given_or_bundled
 
     request = Request(
         targets=tuple(target) if target else None,
@@ -164,11 +165,11 @@ def complete(
         enhancement=enhancement,
         with_reliability=not no_reliability,
     )
-    only_raw = {"--template": template, "--brain-mask": brain_mask, "--n4": n4}
+    only_raw = {"--template": template, "--brain-mask": brain_mask, "--n4": n4, "--checks": checks}
     if not raw and sheet is None and any(only_raw.values()):
         raise ValueError(
-            f"Setting needs --raw: {', '.join(name for name, value in only_raw.items() if value)}. Found it without; expected it with --raw, which registers "
-            "and strips. Add --raw, or leave it out."
+            f"Setting needs --raw: {', '.join(name for name, value in only_raw.items() if value)}. Found it without; expected it with --raw, which registers, "
+            "strips and checks. Add --raw, or leave it out."
         )
     if raw or sheet is not None:
         if reference:
@@ -185,6 +186,7 @@ def complete(
             template,
             brain_mask,
             n4,
+            checks,
             layout,
             choose_device(device),
             overwrite,
@@ -194,7 +196,7 @@ def complete(
             report = fill_studies(
                 source,
                 out,
-                model or bundled(),
+                given_or_bundled(model, BUNDLED_MODEL),
                 request=request,
                 center=center,
                 references=_references(reference or []),
@@ -238,36 +240,41 @@ def _complete_scans(
     template: Path | None,
     brain_mask: str | None,
     n4: bool,
+    checks: Path | None,
     layout: str,
     device: str,
     overwrite: bool,
 ) -> "tuple[CompletionReport, dict[str, str]]":
     """Prepare, check and complete scans; remarks of the first two are printed. Returns (report, all failures)."""
-    from ummgat.scans import PREPARED, complete_scans
+    from ummgat.completion.scans import complete_scans
+    from ummgat.core.machine import BUNDLED_MODEL, given_or_bundled
 
-    with progress("Preparing, completing") as show:
+    with progress("Preparing, checking, completing") as show:
         done = complete_scans(
             source,
             out,
-            model or bundled(),
+            given_or_bundled(model, BUNDLED_MODEL),
             center=center,
             sheet=sheet,
             template=template,
             brain_mask=brain_mask,
             n4=n4,
+            checks=checks,
             request=request,
             layout=layout,
             device=device,
             overwrite=overwrite,
             on_prepared=show,
+            on_checked=show,
             on_completed=show,
         )
     for remark in done.remarks:
         say(remark)
     for subject, findings in done.prepared.findings.items():
         say(f"{subject}: {' '.join(findings)}")
-    unchecked = run_checks(out / PREPARED, None) if done.prepared.done or done.prepared.skipped_up_to_date else {}
-    return done.completed, done.failed | unchecked
+    if done.checked is not None:
+        say_checked(done.checked)
+    return done.completed, done.failed
 
 
 @command
@@ -280,23 +287,10 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Train on synthetic patients of two centers, complete test patients, and compare with the truth. Minutes."""
-    from ummgat.demo import run_demo
+    from ummgat.demo.run import run_demo
 
     code = run_demo(out, seed=seed, iterations=iterations, overwrite=overwrite, console=Console(highlight=False))
     raise typer.Exit(code)
-
-
-def bundled() -> Path:
-    """Path of the bundled generative model, or an error that says what to do."""
-    from ummgat.doctor import BUNDLED_MODEL, bundled_model
-
-    path = bundled_model()
-    if path is None:
-        raise FileNotFoundError(
-            f"No model is given: --model. Found no bundled {BUNDLED_MODEL}; expected weights. Give --model FILE, for "
-            "example model.safetensors of a run of `ummgat train`."
-        )
-    return path
 
 
 def _references(given: Sequence[str]) -> dict[str, Path]:

@@ -5,9 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.evaluation import bundled_segmenter, studies_of_part
-from ummgat.cli.models import bundled
-from ummgat.cli.segmenters import require_unseen
 from ummgat.cli.terminal import comma_list, command, progress, say
 
 
@@ -36,20 +33,18 @@ def quality(
     ] = None,
 ) -> None:
     """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make pictures."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.features import inception_fid, random_convolutions, segmenter_bottleneck
-    from ummgat.evaluate.images import measure_images
+    from ummgat.core.draw import load_draw
+    from ummgat.core.machine import BUNDLED_MODEL, BUNDLED_SEGMENTER, given_or_bundled
+    from ummgat.core.study import load_cohort
+    from ummgat.model.weights import load_model
+    from ummgat.quality.features import inception_fid, random_convolutions, segmenter_bottleneck
+    from ummgat.quality.measure import measure_images
     from ummgat.segment.unet import load_segmenter
-    from ummgat.study import load_cohort, require_spacing
-    from ummgat.weights import load_model
 
-    main = load_model(model or bundled())
+    main = load_model(given_or_bundled(model, BUNDLED_MODEL))
     models = {"model": main} | {name: load_model(path) for name, path in _beside(beside or []).items()}
-    own = load_segmenter(segmenter or bundled_segmenter())
-    chosen = studies_of_part(load_cohort(cohort), load_draw(draw), part, cohort)
-    for study in chosen:
-        require_spacing(study, main.config.data.spacing_mm)
-    require_unseen({"segmenter": own}, chosen)
+    own = load_segmenter(given_or_bundled(segmenter, BUNDLED_SEGMENTER))
+    chosen = load_draw(draw).studies(load_cohort(cohort), part, cohort)
     extractors = [segmenter_bottleneck(own), random_convolutions()]
     if inception is not None:
         extractors.insert(0, inception_fid(inception))

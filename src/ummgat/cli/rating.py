@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.evaluation import studies_of_part
-from ummgat.cli.models import bundled
 from ummgat.cli.terminal import Overwrite, app, command, errors, print_table, progress, say
 
 group = typer.Typer(help="Real or generated? A blinded page for readers, and its scoring.", no_args_is_help=True)
@@ -31,17 +29,18 @@ def make(
     overwrite: Overwrite = False,
 ) -> None:
     """Make one page on which readers say of each image whether it is real or generated, and how good it is."""
-    from ummgat.draw import load_draw
-    from ummgat.evaluate.directions import write_rows
-    from ummgat.evaluate.rating import select_images
-    from ummgat.files import require_new, write_text
-    from ummgat.report.rate_page import rate_page
-    from ummgat.study import load_cohort
-    from ummgat.weights import load_model
+    from ummgat.core.draw import load_draw
+    from ummgat.core.files import require_new, write_text
+    from ummgat.core.machine import BUNDLED_MODEL, given_or_bundled
+    from ummgat.core.study import load_cohort
+    from ummgat.model.weights import load_model
+    from ummgat.quality.directions import write_rows
+    from ummgat.rate.make import select_images
+    from ummgat.rate.page import rate_page
 
     require_new(out, overwrite)
-    trained = load_model(model or bundled())
-    studies = studies_of_part(load_cohort(cohort), load_draw(draw), part, cohort)
+    trained = load_model(given_or_bundled(model, BUNDLED_MODEL))
+    studies = load_draw(draw).studies(load_cohort(cohort), part, cohort)
     with progress("making images") as update:
         chosen = select_images(trained, studies, n, seed, sources, progress=lambda done, all_: update(done, all_, ""))
     write_rows(out / "key.csv", chosen.key)
@@ -65,8 +64,9 @@ def score(
     overwrite: Overwrite = False,
 ) -> None:
     """Score readers: accuracy, sensitivity, specificity, quality, and agreement beyond chance."""
-    from ummgat.evaluate.directions import write_rows
-    from ummgat.evaluate.rating_scores import (
+    from ummgat.core.files import require_new, write_json, write_text
+    from ummgat.quality.directions import write_rows
+    from ummgat.rate.score import (
         agreement_rows,
         answer_rows,
         check_readers,
@@ -76,7 +76,6 @@ def score(
         summary_json,
         summary_text,
     )
-    from ummgat.files import require_new, write_json, write_text
 
     require_new(out, overwrite)
     truth = read_key(key)

@@ -11,8 +11,8 @@ from ummgat.cli.terminal import comma_list, command, progress, say, split
 if TYPE_CHECKING:
     import torch
 
+    from ummgat.core.study import Study
     from ummgat.segment.unet import SegmenterConfig
-    from ummgat.study import Study
 
 
 @command
@@ -39,11 +39,11 @@ def train_segmenter(
     """Train a U-Net that segments tumours from complete sequences, to see whether generated ones help it."""
     import torch
 
-    from ummgat.doctor import choose_device
-    from ummgat.draw import load_draw
+    from ummgat.core.draw import load_draw
+    from ummgat.core.machine import choose_device
+    from ummgat.core.study import load_cohort
     from ummgat.segment.train import train_segmenter as train
     from ummgat.segment.unet import SegmenterConfig, load_segmenter
-    from ummgat.study import load_cohort
 
     deep = dimensions == "3"
     config = SegmenterConfig(

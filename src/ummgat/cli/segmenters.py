@@ -1,6 +1,6 @@
 """Options that say which segmenters `ummgat evaluate` uses, and what it may know of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +11,8 @@ from ummgat.cli.terminal import comma_list, say
 if TYPE_CHECKING:
     import torch
 
+    from ummgat.core.study import Study
     from ummgat.segment.load import AnySegmenter
-    from ummgat.study import Study
 
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the foreign --segmenter: its files can hold code, which runs as you.")
@@ -42,9 +42,9 @@ def open_segmenter(
     device: "torch.device",
 ) -> "AnySegmenter":
     """Load the segmenter at `path` for studies on one voxel size, and print what its channels are taken for."""
+    from ummgat.core.study import require_spacing
     from ummgat.segment.foreign import ForeignSegmenter
     from ummgat.segment.load import load_any
-    from ummgat.study import require_spacing
 
     spacing = studies[0].grid.spacing_mm[0]
     for study in studies:
@@ -54,28 +54,3 @@ def open_segmenter(
         say(f"Foreign segmenter, given {', '.join(found.sequences)} at {spacing:g} mm: {path}")
         say("Its training subjects are unknown: whether it has seen those it is tested on cannot be checked.")
     return found
-
-
-def require_unseen(segmenters: "Mapping[str, AnySegmenter]", studies: "Sequence[Study]") -> dict[str, str]:
-    """Refuse segmenters that trained on one of `studies`.
-
-    Returns
-    -------
-    dict
-        For the settings: segmenter → "training subjects unknown", where nobody says.
-    """
-    from ummgat.segment.folds import CrossFitted
-    from ummgat.segment.foreign import ForeignSegmenter
-
-    for name, segmenter in segmenters.items():
-        if isinstance(segmenter, CrossFitted):
-            for study in studies:
-                segmenter.of(study.subject)  # raises unless exactly one fold held it back
-            continue
-        seen = sorted({s.subject for s in studies} & set(segmenter.training.get("subjects", ())))
-        if seen:
-            raise ValueError(
-                f"Segmenter was trained on subjects it would be tested on: {name}. Found {', '.join(seen)}; expected none. "
-                "Train it on other subjects, cross-fit with --folds, or choose another draw."
-            )
-    return {name: "training subjects unknown" for name, s in segmenters.items() if isinstance(s, ForeignSegmenter)}

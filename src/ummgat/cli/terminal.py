@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ummgat import __version__
+from ummgat.core.version import __version__
 
 MANY = 40
 """Rows of a table that are printed; the rest is counted."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ummgat.study import Study
+from ummgat.core.study import Study
 
 UNKNOWN = "not given"
 

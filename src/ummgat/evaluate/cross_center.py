@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ummgat.domain import Domain
+from ummgat.completion.fill import Request, fill
+from ummgat.core.domain import Domain
+from ummgat.core.matching import match_histogram
+from ummgat.core.study import Study, require_spacing
 from ummgat.evaluate.results import Report, Row, Volume, add_each, key_of, opened_results, scores
-from ummgat.evaluate.segmentation import Segmenter, checked
-from ummgat.generate import Request, fill
-from ummgat.matching import match_histogram
-from ummgat.study import Study, require_spacing
-from ummgat.weights import TrainedModel
+from ummgat.model.weights import TrainedModel
+from ummgat.segment.contract import Segmenter, checked
+from ummgat.segment.unseen import require_unseen
 
 
 def cross_center(
@@ -41,7 +42,7 @@ def cross_center(
     model : TrainedModel
         Aligns; its intensity histograms of `home` are what images are matched to.
     studies : sequence of Study
-        Annotated subjects of `home` and of other centers, in none of which either network was trained.
+        Annotated subjects of `home` and of other centers, on the model's grid. A segmenter that says it trained on one of them is refused.
     out : Path
         Folder for `results.csv` and `settings.json`; a killed run goes on.
     settings : mapping
@@ -59,8 +60,10 @@ def cross_center(
     Raises
     ------
     ValueError
-        A home that the model does not know, studies at another spacing, or a folder of another evaluation.
+        A home that the model does not know, studies at another spacing, a folder of another evaluation, or a segmenter
+        that trained on one of the studies.
     """
+    require_unseen({"cross-center": segmenter}, studies)
     unknown = [str(d) for d in (Domain(home, q) for q in segmenter.sequences) if d not in model.table]
     if unknown:
         raise ValueError(

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.files import csv_text, exclusive, write_json, write_text
-from ummgat.lesion_wise import lesion_wise
-from ummgat.metrics import dice, hd95
-from ummgat.study import REGIONS, Study
-from ummgat.volume import Grid, resample
+from ummgat.core.files import csv_text, exclusive, write_json, write_text
+from ummgat.core.metrics import dice, hd95
+from ummgat.core.study import REGIONS, Study
+from ummgat.core.volume import Grid, resample
+from ummgat.evaluate.lesion_wise import lesion_wise
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ummgat.domain import SEQUENCES
+from ummgat.core.domain import SEQUENCES
 
 Method = Literal["complete", "empty", "copy", "matched", "atlas", "generate", "fuse", "flood"]
 

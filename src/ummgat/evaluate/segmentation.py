@@ -3,37 +3,24 @@
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.domain import Domain
+from ummgat.completion.fill import Request, fill
+from ummgat.core.domain import Domain
+from ummgat.core.matching import match_histogram
+from ummgat.core.study import LABELS, Study, require_spacing
 from ummgat.evaluate.results import Report, Row, add_each, key_of, opened_results, round_trip, scores
 from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
-from ummgat.generate import Request, fill
-from ummgat.matching import match_histogram
+from ummgat.model.translator import Translator
+from ummgat.model.weights import TrainedModel
+from ummgat.segment.contract import Segmenter, checked
 from ummgat.segment.folds import CrossFitted
-from ummgat.study import LABELS, Study, require_spacing
-from ummgat.translator import Translator
-from ummgat.weights import TrainedModel
+from ummgat.segment.unseen import require_unseen
 
 Volume = NDArray[np.uint8]
-
-
-class Segmenter(Protocol):
-    """What turns a complete set of images into labels. It never learns what was missing."""
-
-    @property
-    def sequences(self) -> tuple[str, ...]:
-        """What it must be given; zeros for an empty one."""
-
-    @property
-    def regions(self) -> Literal["multi", "wt"]:
-        """`multi`: labels as `study.LABELS`. `wt`: one whole tumour, stored as ED."""
-
-    def __call__(self, images: Mapping[str, Volume]) -> Volume:
-        """Images (plane, row, column) on one grid → labels on it."""
 
 
 def evaluate(
@@ -59,7 +46,8 @@ def evaluate(
         subject with the network that never saw it.
     model : TrainedModel
     studies : sequence of Study
-        Prepared at the model's voxel size, with labels and all true images; neither network may have trained on them.
+        Prepared at the model's voxel size, with labels and all true images. A segmenter that says it trained on one of them is refused; on whom the model was
+        trained is for the caller to know.
     out : Path
         Folder for `results.csv` and `settings.json`.
     correlated : mapping of (target, source) → float
@@ -86,8 +74,10 @@ def evaluate(
     Raises
     ------
     ValueError
-        A folder of another evaluation, an unknown scenario, or a center that the model does not know.
+        A folder of another evaluation, an unknown scenario, a center that the model does not know, or a segmenter that
+        trained on one of the studies.
     """
+    silent = require_unseen(segmenters, studies)
     if as_center is None and any(study.center != model.only_center for study in studies):
         as_center = model.only_center
     _check_centers(model, studies, as_center)
@@ -101,6 +91,8 @@ def evaluate(
     for study in studies:
         require_spacing(study, model.config.data.spacing_mm)
     told = dict(settings) | {"seed": seed} | ({"as_center": as_center} if as_center else {})
+    if silent:
+        told["training"] = dict.fromkeys(silent, "training subjects unknown")
     if fine:
         told["fine_mm"] = sorted({study.grid.spacing_mm[0] for study in fine.values()})
     with opened_results(out, told) as results:
@@ -171,25 +163,6 @@ def _subject_rows(
                 if substitute.method == "flood":
                     found = np.where(found > 0, LABELS["ET"], 0).astype(np.uint8)
                 yield scores(about, found, study, segmenter.regions, task.fine)
-
-
-def checked(found: Any, study: Study, name: str) -> Volume:
-    """What a segmenter answered, if it is labels on the study's grid; ValueError if not."""
-    found = np.asarray(found)
-    if found.shape != study.shape:
-        raise ValueError(
-            f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {study.shape}. Labels must "
-            "lie on the grid of the images."
-        )
-    known = (0, *LABELS.values())
-    strange = np.setdiff1d(found, known)
-    if found.dtype.kind not in "iu" or strange.size:
-        values = ", ".join(map(str, strange[:8].tolist()))
-        raise ValueError(
-            f"Segmenter answers with other than labels: {name}. Found {found.dtype} {values}; expected whole numbers out of "
-            f"{', '.join(map(str, known))}. Correct its numbering."
-        )
-    return found.astype(np.uint8, copy=False)
 
 
 def _as_completed(substitute: Substitute, tried: Sequence[Substitute]) -> bool:

@@ -1,4 +1,4 @@
-"""Completed studies out: as DICOM series beside their source, segmentations as DICOM SEG, or BIDS derivatives.
+"""Completed studies out: DICOM series and SEG, BIDS derivatives.
 
 wording says what a generated image must say of itself, deidentify takes patients out of DICOM, header is what an object
 inherits from its source, dicom and seg write, sources finds the series that a volume belongs to, completed reads what

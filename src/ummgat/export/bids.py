@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ummgat import __version__
+from ummgat.core.files import csv_text, write_json, write_text
+from ummgat.core.study import LABELS
+from ummgat.core.version import __version__
+from ummgat.core.volume import read_volume, write_volume
 from ummgat.export.completed import CompletedImage, CompletedStudy
 from ummgat.export.wording import MARK, Wording, shown, sources_of
-from ummgat.files import csv_text, write_json, write_text
-from ummgat.study import LABELS
-from ummgat.volume import read_volume, write_volume
 
 _NAMES = {
     "t1": ("anat", "", "T1w"),

@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.core.extras import need
+from ummgat.core.files import FULL, explained_full_disk, replaced_folder, require_new
+from ummgat.core.study import AlignmentRecord
+from ummgat.core.volume import Grid, read_volume
 from ummgat.export.bids import bids_label, write_dataset, write_subject
 from ummgat.export.completed import CompletedStudy, completed_folders, read_completed
 from ummgat.export.deidentify import Alias, UidMap
@@ -14,13 +18,9 @@ from ummgat.export.dicom import write_generated
 from ummgat.export.seg import Algorithm, write_seg
 from ummgat.export.sources import Candidate, Sources, find_sources, on_grid, place_and_sources
 from ummgat.export.wording import MARK, shown, sources_of
-from ummgat.extras import need
-from ummgat.files import FULL, explained_full_disk, replaced_folder, require_new
+from ummgat.intake.layouts import LABELS_EITHER
 from ummgat.prepare.labels import resample_labels, translate
-from ummgat.prepare.layouts import LABELS_EITHER
 from ummgat.prepare.rigid import moved
-from ummgat.study import AlignmentRecord
-from ummgat.volume import Grid, read_volume
 
 Progress = Callable[[int, int, str], None]
 """(studies finished, studies in all, subject)."""

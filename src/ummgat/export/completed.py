@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ummgat.domain import SEQUENCES
+from ummgat.completion.native import NATIVE
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.files import read_json
+from ummgat.core.study import AlignmentRecord, Kind, load_study
+from ummgat.core.volume import Grid
 from ummgat.export.wording import Wording, sequence_of
-from ummgat.files import read_json
-from ummgat.native import NATIVE
-from ummgat.prepare.layouts import find_study
-from ummgat.study import AlignmentRecord, Kind, load_study
-from ummgat.volume import Grid
+from ummgat.intake.layouts import find_study
 
 _IMAGE = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _GENERATED = re.compile(rf"(?:.*_)?({'|'.join(SEQUENCES)})_generated(_as-.+?)?(_reliability|_enhancement)?\.nii(\.gz)?")

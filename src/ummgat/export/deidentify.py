@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ummgat.extras import need
+from ummgat.core.extras import need
 from ummgat.intake.privacy import Identity, redact
 
 if TYPE_CHECKING:

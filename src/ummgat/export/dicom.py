@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ummgat.core.extras import need
+from ummgat.core.volume import Array, Grid, in_order_of
 from ummgat.export.deidentify import Alias, deidentify
 from ummgat.export.header import code, inherited, new_uid, read_header, save
 from ummgat.export.mark import burn_in
 from ummgat.export.wording import MARK, Wording
-from ummgat.extras import need
 from ummgat.intake.headers import quiet
 from ummgat.intake.series import SourceInstance, SourceSeries
-from ummgat.volume import Array, Grid, in_order_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -63,7 +63,7 @@ def write_generated(
     place : SourceSeries
         Acquired series in whose grid the volume lies, as a rule the one it was generated from.
     provenance : mapping
-        The sidecar of the image, see `completion`.
+        The sidecar of the image, see `completion.cohort`.
     out : Path
         Folder for `IM0001.dcm` and so on; made if missing.
     sources : sequence of SourceSeries, optional

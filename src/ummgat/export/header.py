@@ -4,9 +4,9 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ummgat import __version__
-from ummgat.extras import need
-from ummgat.files import atomic_path
+from ummgat.core.extras import need
+from ummgat.core.files import atomic_path
+from ummgat.core.version import __version__
 from ummgat.intake.headers import quiet
 from ummgat.intake.series import SourceSeries
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ummgat.core.volume import Array
 from ummgat.export.wording import MARK
-from ummgat.volume import Array
 
 _LETTERS = {  # 3 wide, 5 high
     "S": "### #.. ### ..# ###",

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ummgat import __version__
+from ummgat.core.extras import need
+from ummgat.core.study import LABELS, REGIONS
+from ummgat.core.version import __version__
+from ummgat.core.volume import Array, Grid, in_order_of
 from ummgat.export.deidentify import Alias, deidentify
 from ummgat.export.header import MANUFACTURER, MODEL, new_uid, read_header, save
 from ummgat.export.wording import ascii_only, completed_with
-from ummgat.extras import need
 from ummgat.intake.headers import quiet
 from ummgat.intake.series import SourceSeries
-from ummgat.study import LABELS, REGIONS
-from ummgat.volume import Array, Grid, in_order_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ummgat.core.volume import Grid, same_voxels
 from ummgat.export.wording import shown
 from ummgat.intake.privacy import Key, key_path
 from ummgat.intake.scan import scan_folder
 from ummgat.intake.series import SourceSeries
 from ummgat.intake.sheet import read_sheet, study_name
-from ummgat.volume import Grid, same_voxels
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ummgat import __version__
-from ummgat.domain import Domain
+from ummgat.core.domain import Domain
+from ummgat.core.version import __version__
 
 MARK = "SYNTHETIC"
 """The word that every header and every burned-in mark has; `intake` refuses a source whose header has it."""

@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from ummgat.extras import need
-from ummgat.files import require_new
+from ummgat.core.extras import need
+from ummgat.core.files import require_new
+from ummgat.core.volume import Array, Grid, in_order_of, read_volume, write_volume
 from ummgat.intake.headers import quiet
 from ummgat.intake.images import kind_of, read_itk
 from ummgat.intake.series import SourceInstance, SourceSeries
-from ummgat.volume import Array, Grid, in_order_of, read_volume, write_volume
 
 TOLERANCE_MM = 1e-3
 """How far any corner may lie from where the DICOM header puts it."""

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ummgat.domain import SEQUENCES
+from ummgat.core.domain import SEQUENCES
 from ummgat.intake.images import kind_of, read_header, stem_of
+from ummgat.intake.layouts import RawStudy, classify_freely, not_acquired, recognise
+from ummgat.intake.names import check_name
 from ummgat.intake.privacy import Key, redact
 from ummgat.intake.propose import Facts, Proposal, propose
 from ummgat.intake.rows import Row
 from ummgat.intake.sidecars import read_sidecar
-from ummgat.prepare.layouts import RawStudy, classify_freely, not_acquired, recognise
-from ummgat.prepare.names import check_name
 
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)_(?:(ses-[A-Za-z0-9]+)_)?((?:[A-Za-z0-9]+-[A-Za-z0-9]+_)*)([A-Za-z0-9]+)")
 _BIDS_SUFFIX = {"T1w": "t1", "T2w": "t2", "FLAIR": "flair", "swi": "swi", "dwi": "dwi", "asl": "asl"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ummgat.extras import need
+from ummgat.core.extras import need
 from ummgat.intake.privacy import Identity
 from ummgat.intake.propose import SCANNING, Facts
 

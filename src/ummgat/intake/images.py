@@ -8,8 +8,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ummgat.extras import need
-from ummgat.volume import UNREADABLE, Array, Grid, read_grid
+from ummgat.core.extras import need
+from ummgat.core.volume import UNREADABLE, Array, Grid, read_grid
 
 NIFTI = (".nii", ".nii.gz")
 ITK = {".mha": "MHA", ".mhd": "MHA", ".nrrd": "NRRD", ".nhdr": "NRRD"}

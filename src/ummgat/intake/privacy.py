@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ummgat.files import read_json, write_json
+from ummgat.core.files import read_json, write_json
 
 _FORMAT = "ummgat-key-1"
 _HIDDEN = "…"

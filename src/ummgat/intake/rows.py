@@ -5,10 +5,10 @@ from pathlib import Path
 
 import nibabel as nib
 
-from ummgat.domain import SEQUENCES
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.volume import Grid
 from ummgat.intake.propose import Sure
 from ummgat.intake.stacks import Stack
-from ummgat.volume import Grid
 
 NOT_USED = "none"
 ROLES = (*SEQUENCES, "seg", "wt", "brain_mask")

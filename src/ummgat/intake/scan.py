@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ummgat.files import TEMPORARY
+from ummgat.core.files import TEMPORARY
 from ummgat.intake.dicom_rows import dicom_rows
 from ummgat.intake.file_rows import file_rows
 from ummgat.intake.headers import NotImage, Plane, looks_like_dicom, read_planes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.volume import Grid
+from ummgat.core.volume import Grid
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

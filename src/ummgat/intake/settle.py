@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import combinations, groupby
 from pathlib import Path
 
-from ummgat.domain import SEQUENCES
-from ummgat.extras import need
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.extras import need
 from ummgat.intake.headers import quiet
 from ummgat.intake.rows import Row
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ummgat.domain import SEQUENCES
-from ummgat.files import csv_text, require_new, write_text
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.files import csv_text, require_new, write_text
+from ummgat.intake.names import check_name
 from ummgat.intake.privacy import Key, key_path
 from ummgat.intake.rows import COLUMNS, NOT_USED, ROLES, Row
 from ummgat.intake.scan import Scan, scan_folder
 from ummgat.intake.series import SourceSeries
-from ummgat.prepare.names import check_name
 
 _NEEDED = ("subject", "session", "series", "sequence")
 

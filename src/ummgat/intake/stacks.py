@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.core.volume import Grid
 from ummgat.intake.headers import Plane
 from ummgat.intake.series import SourceInstance, SourceSeries, stack_affine
-from ummgat.volume import Grid
 
 FEW = 8
 """Fewer planes than this cannot show a brain."""

@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ummgat.domain import SEQUENCES
-from ummgat.files import FULL
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.files import FULL
 from ummgat.intake.convert import convert
 from ummgat.intake.images import data_file
+from ummgat.intake.layouts import LABELS_EITHER, LABELS_WT, Packed, RawStudy
 from ummgat.intake.series import SourceSeries
 from ummgat.intake.sheet import SheetEntry, read_sheet, study_name
-from ummgat.prepare.layouts import LABELS_EITHER, LABELS_WT, Packed, RawStudy
 
 LAYOUT = "sheet"
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.domain import DomainTable
+from ummgat.core.domain import DomainTable
 
 CONTRAST = ("t1ce",)
 """Sequences acquired to show enhancement: there it is drawn from a low threshold on, and one spread brighter than its mean,
@@ -22,7 +22,7 @@ def asked_brightness(table: DomainTable, means: Floats, spreads: Floats) -> NDAr
     ----------
     table : DomainTable
     means, spreads : ndarray (n_domains, n_labels)
-        Of training lesions, see `ummgat.relation.Relations`. NaN where unknown, and so in the result.
+        Of training lesions, see `ummgat.train.relation.Relations`. NaN where unknown, and so in the result.
     """
     asked = np.array(means, np.float32)
     for i, domain in enumerate(table):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ummgat.config import ModelConfig
+from ummgat.core.config import ModelConfig
 from ummgat.model.masked import Convolution, MaskedAdaIN, Place
 from ummgat.model.unet import UShape
 

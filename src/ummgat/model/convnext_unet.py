@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ummgat.config import ModelConfig
+from ummgat.core.config import ModelConfig
 from ummgat.model.masked import Convolution, MaskedAdaIN, Place, gathered, scattered
 from ummgat.model.unet import UShape
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ummgat.model.masked import Convolution, Place, Up, channels_last
 
 N_LABELS = 3
-"""NCR, ED, ET, as `ummgat.study.LABELS` numbers them from 1."""
+"""NCR, ED, ET, as `ummgat.core.study.LABELS` numbers them from 1."""
 
 
 class Drawing(NamedTuple):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ummgat.model.codes import unit
+from ummgat.model.encoder import unit
 
 
 class Mapper(nn.Module):

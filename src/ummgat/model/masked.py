@@ -6,8 +6,10 @@ and brightness would drift from plane to plane.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ummgat.model.tone import ToneCurve
@@ -280,3 +282,14 @@ def frame(x: Tensor, mask: Tensor | None, origin: tuple[int, int], unit: int, br
     mask = brain_mask(x) if mask is None else mask.to(x.dtype)
     mask = channels_last(pad_to_multiple(mask, unit, 0.0))
     return pad_to_multiple(x, unit, BACKGROUND), Place(mask, origin, brain_cells(mask) if brain_only else None)
+
+
+def to_unit(values: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """0–255 → [-1, 1] float32; background 0 becomes exactly -1."""
+    return values.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def from_unit(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[-1, 1] → 0–255 uint8; background exactly -1 becomes 0, brain at least 1."""
+    scaled = np.clip(np.rint((values + 1) * 127.5), 1, 255)
+    return np.where(values > -1, scaled, 0).astype(np.uint8)

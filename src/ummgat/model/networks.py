@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ummgat.config import ModelConfig
+from ummgat.core.config import ModelConfig
 from ummgat.model.attention_unet import attention_unet
 from ummgat.model.convnext_unet import convnext_unet
 from ummgat.model.discriminator import Discriminator

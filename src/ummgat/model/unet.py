@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ummgat.config import ModelConfig
-from ummgat.model.codes import unit
+from ummgat.core.config import ModelConfig
+from ummgat.model.encoder import unit
 from ummgat.model.guide import guided
 from ummgat.model.lesion_gate import LesionGate, drawing
 from ummgat.model.masked import (

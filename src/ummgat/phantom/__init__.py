@@ -1,4 +1,4 @@
-"""Synthetic multi-center brain tumour MRI with known truth: for tests, for the demo, and for figures anyone may publish.
+"""Synthetic patients: anatomy, tumours, signal, scanners, and studies of them on disk.
 
 anatomy (MNI152 deformed per subject, or ellipsoids) → tumour (glioma or meningioma, mass effect) → signal (textbook
 equations per sequence) → scanner (protocol, shading, noise, resolution) → write (folders as in BraTS or UCSF-PDGM, truth, split).

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ummgat.core.volume import Grid
 from ummgat.phantom.noise import Field, enlarge, smooth_noise
-from ummgat.volume import Grid
 
 TISSUES = ("wm", "gm", "dgm", "csf")
 """Healthy tissues: white, cortical grey, deep grey matter, cerebrospinal fluid."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ummgat.extras import need
-from ummgat.volume import Array
+from ummgat.core.extras import need
+from ummgat.core.volume import Array
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -94,7 +94,7 @@ def write_series(
     patient : mapping of DICOM keyword → text, optional
         Fields of the patient; `PATIENT` where not given.
     sequence : str
-        A name in `ummgat.domain.SEQUENCES`: decides the sequence's header fields.
+        A name in `ummgat.core.domain.SEQUENCES`: decides the sequence's header fields.
     study, series : int
         Exam of the patient and series within it, from 1: decide UIDs, dates and numbers.
     changes : mapping of DICOM keyword → value, optional

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ummgat.domain import SEQUENCES
+from ummgat.core.domain import SEQUENCES
 from ummgat.phantom.write import PhantomConfig, write_phantom
 
 DEMO = PhantomConfig(

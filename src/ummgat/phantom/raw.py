@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ummgat.domain import SEQUENCES, check_sequence
+from ummgat.core.domain import SEQUENCES, check_sequence
+from ummgat.core.volume import Array, Grid
 from ummgat.phantom.noise import Field, enlarge, smooth_noise
 from ummgat.phantom.scanner import Scanner
 from ummgat.phantom.signal import TISSUE_TABLE, Tissue, signal
 from ummgat.phantom.subject import Body, ideal_image
-from ummgat.volume import Array, Grid
 
 _MARGIN_MM = 30.0  # around the brain: skull, scalp and some air
 _BELOW_MM = 45.0  # the neck

@@ -6,7 +6,7 @@ All times in ms, diffusivities in 10⁻³ mm²/s, b-values in s/mm², CBF in mL/
 import math
 from dataclasses import dataclass, fields, replace
 
-from ummgat.domain import check_sequence
+from ummgat.core.domain import check_sequence
 
 
 @dataclass(frozen=True)

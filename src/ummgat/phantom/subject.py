@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ummgat.domain import SEQUENCES
+from ummgat.core.domain import SEQUENCES
+from ummgat.core.volume import Grid
 from ummgat.phantom.anatomy import TISSUES, Anatomy, Frame, Shape, brats_frame
 from ummgat.phantom.meningioma import plan_meningioma
 from ummgat.phantom.noise import Field, smooth_noise
 from ummgat.phantom.scanner import Scanner
 from ummgat.phantom.signal import TISSUE_TABLE, Protocol, Tissue, scaled, signal
 from ummgat.phantom.tumour import TumourPlan, grow_tumour, plan_tumour
-from ummgat.volume import Grid
 
 _CLASSES = (*TISSUES, "ncr", "et", "ed", "vessel")
 Kind = Literal["glioma", "meningioma"]
@@ -30,7 +30,7 @@ class PhantomSubject:
     volumes: dict[str, NDArray[np.float32]]
     """Sequence → image: brain > 0, background exactly 0, brightness around the scanner's gain."""
     labels: NDArray[np.uint8]
-    """Numbered as `ummgat.study.LABELS`; all 0 in a healthy subject."""
+    """Numbered as `ummgat.core.study.LABELS`; all 0 in a healthy subject."""
     brain: NDArray[np.bool_]
     tissue: NDArray[np.uint8]
     """Dominant tissue: 0 background, 1 white, 2 cortical grey, 3 deep grey, 4 fluid, 5 tumour, 6 vessel."""
@@ -225,7 +225,7 @@ def make_subject(
         The same seed gives the same anatomy on every scanner and, on the same scanner, bit-identical images.
     scanner : Scanner
     sequences : sequence of str
-        Any of `ummgat.domain.SEQUENCES`.
+        Any of `ummgat.core.domain.SEQUENCES`.
     frame : Frame, optional
         Default: BraTS's grid at 1 mm. See `brats_frame`, `analytic_frame`.
     analytic : bool

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
+from ummgat.core.study import LABELS
 from ummgat.phantom.anatomy import Anatomy, Mass, Shape
 from ummgat.phantom.noise import Field, enlarge, smooth_noise
 from ummgat.phantom.signal import Tissue
-from ummgat.study import LABELS
 
 _SPREAD_MM = 45.0  # oedema reaches no further than this from the core's box
 _GROWTH_MM = 2.0  # oedema is grown on voxels of about this size

@@ -7,15 +7,15 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ummgat.domain import SEQUENCES, check_sequence
-from ummgat.files import require_new, write_json, write_text
+from ummgat.core.domain import SEQUENCES, check_sequence
+from ummgat.core.files import require_new, write_json, write_text
+from ummgat.core.study import LABELS
+from ummgat.core.volume import Array, Grid, write_volume
 from ummgat.phantom.anatomy import Frame, analytic_frame, brats_frame
 from ummgat.phantom.names import LABELS_ON_DISK, Layout, file_name, folder_name
 from ummgat.phantom.raw import Head, make_head, scan_raw
 from ummgat.phantom.scanner import Scanner, make_scanner
 from ummgat.phantom.subject import Body, Kind, make_body, scan
-from ummgat.study import LABELS
-from ummgat.volume import Array, Grid, write_volume
 
 Part = Literal["train", "selection", "test"]
 

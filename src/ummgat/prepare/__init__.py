@@ -1,5 +1,6 @@
-"""From a folder of co-registered, skull-stripped NIfTI studies to a prepared cohort.
+"""The left edge: scans registered, stripped, normalised and stored in one layout.
 
-layouts finds the files, centers names the centers, labels, normalise and crop treat the voxels,
-images prepares one study in memory, store keeps it on disk, cohort does a whole folder.
+centers names the centers; register, search, rigid, brain, skullstrip, n4 and template bring raw scans onto one grid, pipeline
+in that order; labels and images treat the voxels of one study in memory, one does a study, store keeps it on disk, cohort
+does a whole folder.
 """

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ummgat.core.volume import Grid
 from ummgat.prepare.images import reorient
 from ummgat.prepare.register import Image
 from ummgat.prepare.skullstrip import check_mask, deepbet_mask, is_stripped
-from ummgat.volume import Grid
 
 
 @dataclass(frozen=True)

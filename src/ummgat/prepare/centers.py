@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ummgat.files import read_json
-from ummgat.prepare.names import check_name
+from ummgat.core.files import read_json
+from ummgat.intake.names import check_name
 from ummgat.prepare.settings import PrepareSettings
 
 

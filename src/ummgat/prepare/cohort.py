@@ -12,22 +12,17 @@ from signal import SIG_IGN, SIGINT, signal
 
 import numpy as np
 
-from ummgat import __version__
-from ummgat.files import explained_full_disk, write_json
+from ummgat.core.files import explained_full_disk, write_json
+from ummgat.core.study import Study, load_study
+from ummgat.core.version import __version__
+from ummgat.core.volume import Grid, read_grid
+from ummgat.intake.layouts import RawStudy, find_studies
+from ummgat.intake.names import check_name
 from ummgat.prepare.centers import assign_centers
 from ummgat.prepare.images import StudyError, grid_problems
-from ummgat.prepare.layouts import RawStudy, find_studies
-from ummgat.prepare.names import check_name
 from ummgat.prepare.one import prepare_one
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.prepare.store import (
-    Status,
-    fingerprint,
-    remove_leftovers,
-    status,
-)
-from ummgat.study import Study, load_study
-from ummgat.volume import Grid, read_grid
+from ummgat.prepare.store import Status, fingerprint, remove_leftovers, status
 
 Progress = Callable[[int, int, str], None]
 """Called as (studies finished, studies in all, what happened to the last one)."""
@@ -84,7 +79,7 @@ def prepare_cohort(
     source : Path
         Folder of raw studies, see `layouts`.
     out : Path
-        Cohort folder, see `ummgat.study`; gets `cohort.json` as well.
+        Cohort folder, see `ummgat.core.study`; gets `cohort.json` as well.
     settings : PrepareSettings
     jobs : int
         Worker processes. The result does not depend on it.

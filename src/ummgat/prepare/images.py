@@ -7,13 +7,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.crop import crop_lost_voxels, crop_shape
-from ummgat.domain import SEQUENCES, check_sequence
+from ummgat.core.crop import crop_lost_voxels, crop_shape
+from ummgat.core.domain import SEQUENCES, check_sequence
+from ummgat.core.normalise import brain_mask, scale_to_uint8
+from ummgat.core.study import GridRecord, ImageRecord, StudyRecord
+from ummgat.core.volume import Array, Grid, read_volume, resample, resample_inside
+from ummgat.intake.layouts import LABELS_EITHER, Regions
 from ummgat.prepare.labels import resample_labels, translate
-from ummgat.prepare.layouts import LABELS_EITHER, Regions
-from ummgat.prepare.normalise import brain_mask, scale_to_uint8
-from ummgat.study import GridRecord, ImageRecord, StudyRecord
-from ummgat.volume import Array, Grid, read_volume, resample, resample_inside
 
 Image = Path | tuple[Array, Grid]
 """A file, or voxels of shape (x, y, z) with their grid."""

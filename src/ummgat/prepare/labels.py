@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ummgat.prepare.layouts import Regions
-from ummgat.study import LABELS
-from ummgat.volume import Array, Grid, resample
+from ummgat.core.study import LABELS
+from ummgat.core.volume import Array, Grid, resample
+from ummgat.intake.layouts import Regions
 
 _NEIGHBOURS = 0.01
 

@@ -4,8 +4,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from ummgat.core.volume import Array, Grid, resample
 from ummgat.prepare.search import coarser, one_thread, to_sitk
-from ummgat.volume import Array, Grid, resample
 
 _SHRUNKEN_MM = 4.0
 _ROUNDS = (50, 50, 30)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ummgat.files import FULL, explained_full_disk, replaced_folder
+from ummgat.core.files import FULL, explained_full_disk, replaced_folder
+from ummgat.core.study import StudyRecord, write_study
+from ummgat.core.volume import resample, write_volume
+from ummgat.intake.layouts import RawStudy
 from ummgat.prepare.images import prepare_images
 from ummgat.prepare.labels import OWN_LABELS
-from ummgat.prepare.layouts import RawStudy
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import StudyRecord, write_study
-from ummgat.volume import resample, write_volume
 
 if TYPE_CHECKING:
     from ummgat.prepare.raw_study import ReadyStudy

@@ -11,22 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.core.volume import FACES, Grid, read_volume, resample, resample_inside
 from ummgat.prepare.brain import Brain, find_brain
 from ummgat.prepare.images import StudyError, reorient
 from ummgat.prepare.n4 import correct_bias
-from ummgat.prepare.raw_settings import RawSettings
-from ummgat.prepare.register import (
-    Image,
-    Registration,
-    choose_reference,
-    head_mask,
-    register_rigid,
-    register_subject,
-)
+from ummgat.prepare.register import Image, Registration, choose_reference, head_mask, register_rigid, register_subject
 from ummgat.prepare.rigid import Matrix, moved
+from ummgat.prepare.settings import RawSettings
 from ummgat.prepare.skullstrip import is_stripped, odd_volume
 from ummgat.prepare.template import load_template
-from ummgat.volume import FACES, Grid, read_volume, resample, resample_inside
 
 _SKEW = 1e-2
 _LEAST_COVERED = 0.97

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.core.study import AlignmentRecord, GridRecord, RegistrationRecord
+from ummgat.core.volume import Grid, read_volume, same_voxels
+from ummgat.intake.layouts import RawStudy, Regions
 from ummgat.prepare.images import reorient
 from ummgat.prepare.labels import resample_labels, translate
-from ummgat.prepare.layouts import RawStudy, Regions
 from ummgat.prepare.pipeline import Aligned, align_subject
 from ummgat.prepare.register import Image
 from ummgat.prepare.rigid import moved
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import AlignmentRecord, GridRecord, RegistrationRecord
-from ummgat.volume import Grid, read_volume, same_voxels
 
 
 @dataclass(frozen=True)

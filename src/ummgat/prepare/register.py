@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from ummgat.core.volume import Array, Grid
 from ummgat.prepare.rigid import Matrix, rotation_deg
 from ummgat.prepare.search import Search, Side, one_thread
-from ummgat.volume import Array, Grid
 
 Image = tuple[Array, Grid]
 """Voxels of shape (x, y, z) and their grid."""

@@ -1,7 +1,7 @@
 """Rigid transforms as (4, 4) arrays of world millimetres, RAS+, and what they do to grids.
 
 A transform M says where a point p of one world lies in another: M @ p. An image is brought over by moving its grid, so
-that any chain of transforms is one product and voxels are interpolated once, by `ummgat.volume.resample`.
+that any chain of transforms is one product and voxels are interpolated once, by `ummgat.core.volume.resample`.
 """
 
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.files import write_text
-from ummgat.volume import Array, Grid
+from ummgat.core.files import write_text
+from ummgat.core.volume import Array, Grid
 
 Matrix = NDArray[np.float64]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from ummgat.core.volume import Array, Grid, resample
 from ummgat.prepare.rigid import LPS, Matrix, voxels_to_world
-from ummgat.volume import Array, Grid, resample
 
 _BINS = 32
 _SAMPLES = 120_000

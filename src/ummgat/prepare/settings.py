@@ -1,13 +1,25 @@
 """The knobs of `prepare`."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ummgat.prepare.layouts import LAYOUTS
-from ummgat.prepare.names import check_name
-from ummgat.prepare.raw_settings import RawSettings
+from ummgat.intake.layouts import LAYOUTS
+from ummgat.intake.names import check_name
+
+
+@dataclass(frozen=True)
+class RawSettings:
+    """How raw studies are treated; plain, so that it is read without SimpleITK."""
+
+    template: Path | None = None
+    """None: MNI152 of nilearn on 240 × 240 × 155 voxels of 1 mm."""
+    reference: str | None = None
+    """Sequence to which the others are registered; None: see `register.choose_reference`."""
+    n4: bool = False
+    """Take the shading of coils out before registration."""
 
 
 class PrepareSettings(BaseModel):

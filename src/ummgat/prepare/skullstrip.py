@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ummgat.volume import Array, Grid
+from ummgat.core.volume import Array, Grid
 
 _BACKGROUND = 0.98
 """Share of the outermost voxels that a stripped image holds at one value."""

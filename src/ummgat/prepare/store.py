@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from ummgat.files import TEMPORARY, require_new
-from ummgat.prepare.layouts import RawStudy
+from ummgat.core.files import TEMPORARY, require_new
+from ummgat.core.study import load_study
+from ummgat.intake.layouts import RawStudy
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.study import load_study
 
 _ALGORITHM = 2  # raise when preparing the same files would give other voxels
 Status = Literal["new", "changed", "up to date", "overwrite"]

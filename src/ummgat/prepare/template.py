@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ummgat.volume import Array, Grid, read_volume
+from ummgat.core.volume import Array, Grid, read_volume
 
 _SHAPE = (240, 240, 155)
 """BraTS's field of view at 1 mm."""

@@ -1,1 +1,4 @@
-"""One page that says whether generated sequences helped: tables, figures, and the paper's numbers beside them."""
+"""One page about an evaluation, section by section.
+
+page puts the sections together: scenarios, shift, images, card; figures and quality_figures draw.
+"""

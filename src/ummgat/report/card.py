@@ -10,8 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from ummgat.model.weights import TrainedModel
 from ummgat.report.section import Section
-from ummgat.weights import TrainedModel
 
 
 def model_card(

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ummgat.evaluate.directions import medians, quality_table
-from ummgat.files import read_json
+from ummgat.core.files import read_json
+from ummgat.quality.directions import medians, quality_table
 from ummgat.report.quality_figures import distance_heatmaps, enhancement_bars, paired_distances
 from ummgat.report.section import Section, Table, number
 

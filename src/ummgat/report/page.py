@@ -10,17 +10,17 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from ummgat import __version__
+from ummgat.core.files import csv_text, read_json, write_json, write_text
+from ummgat.core.version import __version__
 from ummgat.evaluate.results import Row, read_results
 from ummgat.evaluate.statistics import smallest_p
 from ummgat.evaluate.tables import automatic, cells, paper_dice, wins
-from ummgat.files import csv_text, read_json, write_json, write_text
+from ummgat.model.weights import load_model
 from ummgat.report.card import model_card
 from ummgat.report.images import image_sections
 from ummgat.report.scenarios import dice_table, scenario_sections
 from ummgat.report.section import Section
 from ummgat.report.shift import shift_section
-from ummgat.weights import load_model
 
 WHO = {
     "test": "none trained a network, and none chose a setting",

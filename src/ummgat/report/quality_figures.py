@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ummgat.evaluate.distances import FLOOR, GENERATED, REAL, WITHOUT_LAM
+from ummgat.quality.distances import FLOOR, GENERATED, REAL, WITHOUT_LAM
 from ummgat.report.figures import METHOD_COLORS
 
 Row = dict[str, Any]

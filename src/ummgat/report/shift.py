@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ummgat.core.files import read_json
 from ummgat.evaluate.results import read_results
 from ummgat.evaluate.tables import Cell, cells, paired
-from ummgat.files import read_json
 from ummgat.report.figures import METHOD_COLORS
 from ummgat.report.section import Section, Table
 

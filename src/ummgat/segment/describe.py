@@ -10,7 +10,7 @@ from typing import Any, Literal
 import nibabel as nib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ummgat.files import read_json
+from ummgat.core.files import read_json
 from ummgat.segment.meanings import INSIDE, Meaning, channel_meaning, name_of, numbered, sequences_of
 
 _NO_INTENSITY = (

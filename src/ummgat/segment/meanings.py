@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ummgat.domain import check_sequence
-from ummgat.prepare.layouts import sequence_of
-from ummgat.study import LABELS
+from ummgat.core.domain import check_sequence
+from ummgat.core.study import LABELS
+from ummgat.intake.layouts import sequence_of
 
 BACKGROUND = "background"
 

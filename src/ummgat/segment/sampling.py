@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ummgat.core.study import Study
 from ummgat.segment.unet import SegmenterConfig, normalised, with_neighbours
-from ummgat.study import Study
 
 LESION_SHARE = 0.7
 """Of the patches that are centered on lesion where a subject has one."""

@@ -11,13 +11,9 @@ from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ummgat import __version__
-from ummgat.metrics import dice
-from ummgat.segment.folds import folds_of
-from ummgat.segment.sampling import draw_batch, read_subject
-from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet, load_segmenter, save_segmenter
-from ummgat.study import REGIONS, Study, require_spacing
-from ummgat.tensors import (
+from ummgat.core.metrics import dice
+from ummgat.core.study import REGIONS, Study, require_spacing
+from ummgat.core.tensors import (
     load_tensors,
     optimizer_tensors,
     restore_optimizer,
@@ -25,6 +21,10 @@ from ummgat.tensors import (
     with_prefix,
     without_prefix,
 )
+from ummgat.core.version import __version__
+from ummgat.segment.folds import folds_of
+from ummgat.segment.sampling import draw_batch, read_subject
+from ummgat.segment.unet import SegmenterConfig, UnetSegmenter, build_unet, load_segmenter, save_segmenter
 
 FORMAT = "ummgat-segmenter-checkpoint-1"
 

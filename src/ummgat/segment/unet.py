@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from ummgat import __version__
-from ummgat.study import LABELS
-from ummgat.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
+from ummgat.core.study import LABELS
+from ummgat.core.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
+from ummgat.core.version import __version__
 
 FORMAT = "ummgat-segmenter-1"
 
