@@ -111,7 +111,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
     paired = config.train.schedule == "mixed"
     args.out.mkdir(parents=True, exist_ok=True)
-    log = (args.out / "log.jsonl").open("a")
     times: list[float] = []
     step, last = start, time.monotonic()
     deadline = began + 60 * args.minutes if args.minutes else math.inf
@@ -133,8 +132,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             times.append((now - last) / args.log_every)
             last = now
             record = {"step": step, "seconds": round(times[-1], 5), **{k: round(v, 5) for k, v in parts_.items()}}
-            log.write(json.dumps(record) + "\n")
-            log.flush()
+            with (args.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(record) + "\n")
             if step % (10 * args.log_every) == 0:
                 print(record, flush=True)
             left = deadline - now
@@ -148,9 +147,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 print(f"{typical:.4f} s a step: {iterations} iterations", flush=True)
             if left < 0:
                 break
+        if step == args.stop_after:
+            break
     if cuda:
         torch.cuda.synchronize()
-    seconds = float(np.median(times[len(times) // 2 :])) if times else float("nan")
+    seconds = float(np.median(times[len(times) // 2 :])) if times else None
     told: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
@@ -161,8 +162,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "bf16": args.bf16,
         "graphs": captured is not None,
         "unpack_s": round(unpacked, 1),
-        "step_ms": round(1000 * seconds, 2),
-        "slices_per_s": round(config.train.batch / seconds, 1),
+        "step_ms": round(1000 * seconds, 2) if seconds else None,
+        "slices_per_s": round(config.train.batch / seconds, 1) if seconds else None,
         "planes_per_s": round(planes_per_second(average, sampler, config, args.bf16), 1),
         "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
     }
@@ -311,6 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     two.add_argument("--preset", help="another config than the packed one, to time its steps")
     two.add_argument("--device", default="cuda")
     two.add_argument("--minutes", type=float)
+    two.add_argument("--stop-after", type=int, help="stop at this step, to go on later")
     two.add_argument("--fit", type=int, default=0, help="fit the iterations to the minutes after so many steps")
     two.add_argument("--bf16", action="store_true")
     two.add_argument("--eager", action="store_true", help="no graphs")
