@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ummgat.cli.terminal import MANY, Overwrite, command, fail, print_table, progress, report_failures, say
+from ummgat.cli.terminal import MANY, Jobs, Overwrite, command, fail, print_table, progress, report_failures, say
 
 if TYPE_CHECKING:
     from ummgat.check.cohort import CheckReport
@@ -22,6 +22,7 @@ def check(
     cohort: Annotated[Path, typer.Argument(help="Prepared cohort.")],
     checks: Checks = None,
     again: Annotated[bool, typer.Option("--again", help="Measure also what was measured before.")] = False,
+    jobs: Jobs = 1,
 ) -> None:
     """Look for mislabelled, copied, misregistered, badly stripped, cut-off and unusual studies. Warns, changes no image."""
     from ummgat.check.cohort import check_cohort
@@ -29,7 +30,7 @@ def check(
 
     checker = checker_of(checks)
     with progress("Checking") as show:
-        report = check_cohort(cohort, checker, again=again, progress=show)
+        report = check_cohort(cohort, checker, again=again, jobs=jobs, progress=show)
     say_checked(report)
     report_failures(report.failed)
 

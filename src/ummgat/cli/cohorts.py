@@ -11,6 +11,7 @@ from ummgat.cli.checking import Checks, say_checked
 from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
 from ummgat.cli.terminal import (
     MANY,
+    Jobs,
     Layout,
     Overwrite,
     comma_list,
@@ -142,7 +143,7 @@ def prepare(
     n4: N4 = False,
     checks: Checks = None,
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Leave quality control to `ummgat check`.")] = False,
-    jobs: Annotated[int, typer.Option(help="Studies at once; the result does not depend on it.")] = 1,
+    jobs: Jobs = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Prepare again what is prepared, also with other settings.")
@@ -191,7 +192,7 @@ def prepare(
             fail("Stopped by the user. Finished studies are kept; the same command goes on from there.", 130)
         except RuntimeError as error:  # a worker process died
             fail(str(error), 2)
-    present = sorted({*report.done, *report.skipped_up_to_date})
+    present = report.present
     if dry_run:
         print_table(plan_table(report)[:MANY], len(report.planned))
     else:
@@ -201,7 +202,7 @@ def prepare(
     for title, said in (("Remarks", report.findings), ("Files not used", report.ignored)):
         if said:
             say(f"{title}:\n" + "\n".join(f"  {subject}: {'; '.join(lines)}" for subject, lines in said.items()))
-    counts = f"{len(report.done)} prepared, {len(report.skipped_up_to_date)} up to date, {len(report.failed)} failed"
+    counts = report.counts("prepared")
     waiting = sum(plan.status != "up to date" for plan in report.planned)
     say(
         f"Layout {report.layout}. {f'{waiting} to prepare, {len(report.failed)} would fail' if dry_run else counts}: {out}."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ummgat.cli.segmenters import ChannelOrder, Interpreter, Orientation, Timeout, Trust, open_segmenter
-from ummgat.cli.terminal import Overwrite, comma_list, command, progress, report_failures, say
+from ummgat.cli.terminal import Jobs, Overwrite, comma_list, command, progress, report_failures, say
 
 if TYPE_CHECKING:
     from ummgat.core.study import Study
@@ -22,10 +22,12 @@ def directions(
     part: Annotated[
         Literal["selection", "test"], typer.Option(help="Whom to measure; choose nothing by test.")
     ] = "test",
+    jobs: Jobs = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure every direction between sequences against the truth: generated, copied, histogram-matched, empty."""
     from ummgat.core.draw import load_draw
+    from ummgat.core.each import gathered
     from ummgat.core.files import require_new, write_text
     from ummgat.core.study import load_cohort
     from ummgat.model.weights import load_model
@@ -36,20 +38,22 @@ def directions(
     trained, wanted = load_model(model), load_draw(draw)
     studies = wanted.studies(load_cohort(cohort), part, cohort)
     with progress("measuring") as update:
-        rows = measure(trained, studies, progress=lambda done, n: update(done, n, studies[done - 1].subject))
+        measured = measure(trained, studies, jobs=jobs, progress=update)
+    rows = gathered(measured)
     summary = medians(rows)
     write_rows(out / "directions.csv", rows)
     centers = list(dict.fromkeys(row["center"] for row in summary))
     tables = [f"## Center {center}\n\n{direction_table(summary, center)}" for center in centers]
     write_text(out / "directions.md", "\n".join(tables))
-    for study in studies[:3]:
+    for study in [s for s in studies if s.subject in measured.done][:3]:
         direction_grid(trained, study, study, out / f"{study.subject}.png")
     for metric, region in (("mae", "brain"), ("ssim", "brain"), ("correlation", "brain"), ("mae", "lesion")):
         won, lost, n = count_wins(summary, "matched", metric, region)
         say(
             f"{metric} in {region}: generated beats the matched copy in {won} of {n}; not in {', '.join(lost) or 'none'}"
         )
-    say(f"Measured {len(studies)} {part} subjects: {out}")
+    say(f"Subjects of {part}: {measured.counts('measured')}: {out}")
+    report_failures(measured.failed)
 
 
 Part = Annotated[
@@ -101,6 +105,7 @@ def evaluate(
     segmenter_orientation: Orientation = None,
     segmenter_timeout: Timeout = 600,
     segmenter_python: Interpreter = None,
+    jobs: Jobs = 1,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")] = "auto",
 ) -> None:
     """Take sequences away, put substitutes in their place, segment, and write Dice and HD95 of each."""
@@ -172,12 +177,13 @@ def evaluate(
             settings,
             seed,
             comma_list(scenarios),
-            progress=lambda done, n: update(done, n, ""),
             as_center=as_center,
             fine=None if fine is None else _same_subjects(load_cohort(fine), chosen, fine),
+            jobs=jobs,
+            progress=update,
         )
     write_rows(out / "cohort.csv", table)
-    say(f"Evaluated {len(report.done)} {part} subjects: {out / 'results.csv'}")
+    say(f"Subjects of {part}: {report.counts('evaluated')}: {out / 'results.csv'}")
     report_failures(report.failed)
 
 
@@ -198,6 +204,7 @@ def cross_center(
     scanned: Annotated[
         Path | None, typer.Option(help="Prepared: the same subjects as the segmenter's center would have scanned them.")
     ] = None,
+    jobs: Jobs = 1,
 ) -> None:
     """Segment other centers' images with one center's segmenter: as they are, histogram-matched, aligned by the model."""
     from ummgat.core.draw import load_draw
@@ -233,10 +240,8 @@ def cross_center(
     }
     there = None if scanned is None else {s.subject: s for s in load_cohort(scanned)}
     with progress("evaluating") as update:
-        report = run(
-            own, homes[0], generator, chosen, out, settings, there, progress=lambda done, n: update(done, n, "")
-        )
-    say(f"Evaluated {len(report.done)} subjects with the segmenter of {homes[0]}: {out / 'results.csv'}")
+        report = run(own, homes[0], generator, chosen, out, settings, there, jobs, update)
+    say(f"With the segmenter of {homes[0]}: {report.counts('evaluated')}: {out / 'results.csv'}")
     report_failures(report.failed)
 
 

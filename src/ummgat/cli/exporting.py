@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import MANY, Overwrite, command, errors, print_table, progress, report_failures, say
+from ummgat.cli.terminal import MANY, Jobs, Overwrite, command, errors, print_table, progress, report_failures, say
 
 
 @command
@@ -32,6 +32,7 @@ def export(
     labels_by: Annotated[
         str | None, typer.Option(help="What drew the label maps: name and version, as 'nnU-Net 2.5'.")
     ] = None,
+    jobs: Jobs = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Write completed studies as DICOM or BIDS derivatives. Every generated image says SYNTHETIC in its header."""
@@ -65,7 +66,7 @@ def export(
         segmentations = Segmentations(labels, Algorithm(name or version, version if name else "unknown"))
     with progress("Exporting") as show:
         if to == "bids":
-            report = export_bids(completed, out, overwrite=overwrite, progress=show)
+            report = export_bids(completed, out, jobs=jobs, overwrite=overwrite, progress=show)
         else:
             assert source is not None
             report = export_dicom(
@@ -76,6 +77,7 @@ def export(
                 deidentify=deidentify,
                 mark=mark,
                 segmentations=segmentations,
+                jobs=jobs,
                 overwrite=overwrite,
                 progress=show,
             )
@@ -85,5 +87,5 @@ def export(
         errors.print(
             "These DICOM files name the patient, as their source does. --deidentify leaves that out.", soft_wrap=True
         )
-    say(f"{len(report.done)} studies exported, {len(report.failed)} failed: {out}.")
+    say(f"{report.counts('studies exported')}: {out}.")
     report_failures(report.failed)

@@ -14,6 +14,7 @@ from ummgat.cli.checking import Checks, say_checked
 from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
 from ummgat.cli.terminal import (
     MANY,
+    Jobs,
     Layout,
     Overwrite,
     command,
@@ -149,6 +150,7 @@ def complete(
         bool, typer.Option("--no-reliability", help="Skip the reliability maps: faster.")
     ] = False,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")] = "auto",
+    jobs: Jobs = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Fill the missing sequences of studies, or align studies to another center. Results are marked as generated."""
@@ -189,6 +191,7 @@ def complete(
             checks,
             layout,
             choose_device(device),
+            jobs,
             overwrite,
         )
     else:
@@ -202,6 +205,7 @@ def complete(
                 references=_references(reference or []),
                 layout=layout,
                 device=choose_device(device),
+                jobs=jobs,
                 overwrite=overwrite,
                 progress=show,
             )
@@ -226,7 +230,7 @@ def complete(
             errors.print(Panel(f"{warning}\nStudies: {shown}", title="Warning", style="bold yellow"))
         else:
             errors.print(f"Warning: {warning} Studies: {shown}", soft_wrap=True)
-    say(f"{len(images)} studies done, {sum(map(len, images.values()))} images generated, {len(failed)} failed: {out}.")
+    say(f"{report.counts('studies done')}; {sum(map(len, images.values()))} images generated: {out}.")
     report_failures(failed)
 
 
@@ -243,6 +247,7 @@ def _complete_scans(
     checks: Path | None,
     layout: str,
     device: str,
+    jobs: int,
     overwrite: bool,
 ) -> "tuple[CompletionReport, dict[str, str]]":
     """Prepare, check and complete scans; remarks of the first two are printed. Returns (report, all failures)."""
@@ -263,6 +268,7 @@ def _complete_scans(
             request=request,
             layout=layout,
             device=device,
+            jobs=jobs,
             overwrite=overwrite,
             on_prepared=show,
             on_checked=show,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import comma_list, command, progress, say
+from ummgat.cli.terminal import Jobs, comma_list, command, progress, report_failures, say
 
 
 @command
@@ -31,6 +31,7 @@ def quality(
     inception: Annotated[
         Path | None, typer.Option(help="pt_inception-2015-12-05-6726825d.pth, for FID; without it there is none.")
     ] = None,
+    jobs: Jobs = 1,
 ) -> None:
     """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make pictures."""
     from ummgat.core.draw import load_draw
@@ -57,7 +58,7 @@ def quality(
         "across": across,
     }
     with progress("measuring") as update:
-        left_out = measure_images(
+        measured = measure_images(
             models,
             own,
             chosen,
@@ -66,11 +67,13 @@ def quality(
             extractors,
             comma_list(parts) or (),
             not across,
+            jobs,
             lambda what, done, n: update(done, n, what),
         )
-    for reason in left_out:
+    for reason in measured.left_out:
         say(f"Left out: {reason}")
     say(f"Measured the images of {len(chosen)} {part} subjects: {out}")
+    report_failures(measured.failed)
 
 
 def _beside(given: list[str]) -> dict[str, Path]:

@@ -1,15 +1,18 @@
 """What all commands share: the app, errors as one message and an exit code, tables, bars.
 
 Exit codes: 0 done; 1 some studies failed and the rest is done, or training had to stop; 2 nothing could be done as
-asked; 130 stopped with Ctrl-C.
+asked; 130 stopped with Ctrl-C, 143 by SIGTERM.
 """
 
 import functools
 import io
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -35,16 +38,25 @@ app = typer.Typer(
 console = Console(markup=False, highlight=False, emoji=False)
 errors = Console(stderr=True, markup=False, highlight=False, emoji=False)
 _debug = False
+_by_sigterm = False
 
 
 def main() -> None:
     """Run the `ummgat` script; `--debug` may stand anywhere."""
+    signal.signal(signal.SIGTERM, _terminated)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without ü must not end the work
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
     app(args=arguments)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    """End as with Ctrl-C: whatever is half written is removed, and worker processes end too."""
+    global _by_sigterm
+    _by_sigterm = True
+    raise KeyboardInterrupt
 
 
 def command(function: Callable[..., None], group: typer.Typer = app) -> Callable[..., None]:
@@ -58,6 +70,10 @@ def command(function: Callable[..., None], group: typer.Typer = app) -> Callable
             fail("Stopped by the user. Nothing half-written is left.", 130)
         except BrokenPipeError:
             raise  # the reader of a pipe had enough; typer ends quietly
+        except RuntimeError as error:  # a worker process died
+            if "worker process died" not in str(error):
+                raise
+            fail(str(error), 2)
         except FloatingPointError as error:
             fail(str(error), 1)
         except (ValueError, OSError, MemoryError) as error:
@@ -88,7 +104,12 @@ def fail(message: str, code: int) -> None:
     """Print an error, with a traceback under --debug, and exit with `code`."""
     if _debug and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    errors.print(Text("Error: ", "bold red") if code != 130 else Text(), Text(message), sep="", soft_wrap=True)
+    if code == 130 and _by_sigterm:
+        code = 143
+        message = message.replace("Stopped by the user", "Stopped by a signal (SIGTERM)")
+    errors.print(
+        Text("Error: ", "bold red") if code not in (130, 143) else Text(), Text(message), sep="", soft_wrap=True
+    )
     raise typer.Exit(code)
 
 
@@ -110,6 +131,9 @@ def _options(
 
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
+Jobs = Annotated[
+    int, typer.Option(help="Studies at once, in processes of their own; the result does not depend on it.")
+]
 Layout = Annotated[str, typer.Option(help="How files are named: auto, brats2018, brats2023, ucsf-pdgm, folder.")]
 
 
@@ -152,7 +176,14 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Bar over studies; gives the callback (finished, all, what happened to the last one)."""
+    """Show how far a walk over studies is; gives the callback (finished, all, what happened to the last one).
+
+    A bar on a terminal; elsewhere, as in a log, a line now and then: at the start, at the end, and no more than one in
+    `LINE_EVERY_S` between.
+    """
+    if not errors.is_terminal:
+        yield _Lines(what)
+        return
     with Progress(
         TextColumn(what),
         BarColumn(),
@@ -162,10 +193,32 @@ def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
         TimeRemainingColumn(),
         console=errors,
         transient=True,
-        disable=not errors.is_terminal,
     ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda finished, total, _: bar.update(task, completed=finished, total=total)
+
+
+LINE_EVERY_S = 30.0
+"""Lines of progress in a log come no closer than that."""
+
+
+class _Lines:
+    """Progress as lines; nothing is said of a walk without studies."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.began, self.said = what, time.monotonic(), 0.0
+
+    def __call__(self, finished: int, total: int, last: str) -> None:
+        now = time.monotonic()
+        if finished == 0:
+            self.began = now
+        late = now - self.said >= LINE_EVERY_S
+        if not total or errors.quiet or not (finished in (0, total) or late):
+            return
+        self.said = now
+        left = (now - self.began) / finished * (total - finished) if finished else 0.0
+        about = f", about {duration(left)} left" if finished and left >= 1 else ""
+        errors.print(f"{self.what}: {finished} of {total}{f' ({last})' if last else ''}{about}", soft_wrap=True)
 
 
 def comma_list(text: str | None) -> list[str] | None:
