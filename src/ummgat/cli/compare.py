@@ -1,14 +1,15 @@
-"""The command that sets training runs side by side."""
+"""The command `ummgat compare`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import Jobs, command, print_table, progress, report_failures, say
+from ummgat.cli.options import Jobs
+from ummgat.cli.terminal import command, print_table, progress, report_failures, say
 
 
-@command
+@command(panel="Measure", example="ummgat compare with-lam without-lam --data cohort --draw draw.json --out comparison")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `ummgat train`, two or more, of one draw.")],
     data: Annotated[Path, typer.Option(help="Prepared cohort with labels and all sequences.")],

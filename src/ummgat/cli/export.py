@@ -1,14 +1,15 @@
-"""The command that hands completed studies on: to a PACS as DICOM, to others as BIDS."""
+"""The command `ummgat export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import MANY, Jobs, Overwrite, command, errors, print_table, progress, report_failures, say
+from ummgat.cli.options import Jobs, Overwrite
+from ummgat.cli.terminal import MANY, command, errors, print_table, progress, report_failures, say
 
 
-@command
+@command(panel="Use", example="ummgat export completed dicom --to dicom --source disc --sheet sheet.csv")
 def export(
     completed: Annotated[Path, typer.Argument(help="Studies that `ummgat complete` wrote. Never changed.")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
