@@ -287,7 +287,7 @@ def test_prepare_raw_cohort_records_the_way_back(study, template, tmp_path):
     assert record.alignment.template == "template.nii.gz"
     assert set(record.alignment.registrations) == {"t2", "template"}
     require_rigid(np.array(record.alignment.transforms["t2"]), "t2")
-    assert prepare_cohort(study.parent, tmp_path / "cohort", settings).skipped_up_to_date == ["P1"]
+    assert prepare_cohort(study.parent, tmp_path / "cohort", settings).up_to_date == ["P1"]
     plain = PrepareSettings(center="A", spacing_mm=3)
     assert "different grids" in prepare_cohort(study.parent, tmp_path / "plain", plain).failed["P1"]
     with pytest.raises(ValueError, match="needs --raw"):

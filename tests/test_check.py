@@ -369,7 +369,7 @@ def test_check_writes_numbers_findings_and_a_page_and_measures_once(to_break, ch
     flair = study.folder / "flair.nii"
     shutil.copyfile(study.folder / "t1.nii", flair)
     report = check_cohort(to_break, checker)
-    assert report.measured == 3
+    assert len(report.done) == 3
     assert report.failed == {}
     record = load_study(study.folder).record.checks
     assert record.checker == checker.hash
@@ -381,10 +381,10 @@ def test_check_writes_numbers_findings_and_a_page_and_measures_once(to_break, ch
     assert page.index(study.subject) < page.index(load_cohort(to_break)[2].subject)  # findings first
     assert not re.search(r"(src|href)=[\"']?http", page)
     again = check_cohort(to_break, checker)
-    assert again.measured == 0
+    assert (len(again.done), len(again.up_to_date)) == (0, 3)
     assert again.findings == report.findings
     shutil.copyfile(study.folder / "t2.nii", flair)
-    assert check_cohort(to_break, checker).measured == 1
+    assert len(check_cohort(to_break, checker).done) == 1
 
 
 def test_a_study_that_cannot_be_read_is_reported_and_the_rest_is_checked(to_break, checker):

@@ -241,7 +241,7 @@ def test_prepare_reports_a_bad_study_does_the_rest_and_exits_with_1(work):
     assert "1 prepared, 0 up to date, 1 failed" in result.stdout
     assert "adc.nii.gz" in result.stdout
     assert "its name says generated" in result.stdout
-    assert result.stderr.startswith("bad: t1 and t2 of subject bad are on different grids")
+    assert "\nbad: t1 and t2 of subject bad are on different grids" in result.stderr
     assert load_study(work / "out" / "good").sequences == ["t1"]
     assert not (work / "out" / "bad").exists()
 
@@ -301,7 +301,7 @@ def test_draw_refuses_domains_that_are_not_there(cohort, work):
 
 
 def test_train_estimates_trains_and_finds_nothing_left_to_do(cohort, draw_file, config_file, work):
-    arguments = ("train", config_file, "--data", cohort, "--draw", draw_file, "--out", "Lauf ü", "--accelerator", "cpu",
+    arguments = ("train", config_file, "--data", cohort, "--draw", draw_file, "--out", "Lauf ü", "--device", "cpu",
                  "--set", "train.iterations=2")  # fmt: skip
     result = run(*arguments)
     assert result.exit_code == 0
@@ -382,7 +382,7 @@ def test_further_processes_of_a_run_print_errors_only(cohort, draw_file, config_
 
 def test_two_processes_train_one_model_and_print_once(cohort, draw_file, config_file, work):
     command = [sys.executable, "-m", "ummgat", "train", str(config_file), "--data", str(cohort), "--draw", str(draw_file),
-               "--out", "Lauf zu zweit", "--accelerator", "cpu", "--set", "train.devices=2", "--set", "train.iterations=2"]  # fmt: skip
+               "--out", "Lauf zu zweit", "--device", "cpu", "--set", "train.devices=2", "--set", "train.iterations=2"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("million parameters") == 1
@@ -399,9 +399,12 @@ def test_complete_fills_a_cohort_and_warns_of_contrast(cohort, model_path, work)
         shutil.copytree(cohort / subject, work / "in" / subject)
     result = run("complete", "in", "fertig ü", "--model", model_path, "--from", "t1", "--device", "cpu")
     assert result.exit_code == 0
-    assert "2 studies done, 2 images generated, 0 failed" in result.stdout
+    assert "2 studies done, 0 up to date, 0 failed; 2 images generated" in result.stdout
     assert "nothing was missing" in result.stdout
-    assert result.stderr.startswith("Warning: t1ce was generated without any contrast-enhanced source")
+    assert "\nWarning: t1ce was generated without any contrast-enhanced source" in result.stderr
+    again = run("complete", "in", "fertig ü", "--model", model_path, "--from", "t1", "--device", "cpu", "--jobs", "2")
+    assert (again.exit_code, "0 studies done, 2 up to date, 0 failed" in again.stdout) == (0, True)
+    assert "Warning: t1ce was generated" in again.stderr
     assert result.stderr.endswith("Studies: Phantom_A_001\n")
     study = load_study(work / "fertig ü" / "Phantom_A_001")
     assert {q: image.kind for q, image in study.record.images.items()} == {
@@ -420,7 +423,7 @@ def test_complete_reports_failed_studies_and_exits_with_1(phantom, model_path, w
                  "--from", "t1")  # fmt: skip
     result = run(*arguments)
     assert result.exit_code == 1
-    assert "1 studies done, 1 images generated, 1 failed" in result.stdout
+    assert "1 studies done, 0 up to date, 1 failed; 1 images generated" in result.stdout
     assert "Phantom_A_002: " in result.stderr
     assert sorted(p.name for p in (work / "out").iterdir()) == ["Phantom_A_001"]
     written = work / "out" / "Phantom_A_001"
@@ -429,7 +432,8 @@ def test_complete_reports_failed_studies_and_exits_with_1(phantom, model_path, w
     generated = nib.load(written / "Phantom_A_001_t2_generated.nii.gz")
     assert generated.shape == original.shape
     assert (generated.affine == original.affine).all()
-    assert "Result exists already" in run(*arguments).stderr
+    assert "0 studies done, 1 up to date, 1 failed" in run(*arguments).stdout
+    assert "Result exists already" in run(*arguments, "--fuse").stderr
 
 
 @pytest.mark.parametrize(
@@ -506,7 +510,7 @@ def test_from_segmenter_to_report(cohort, model_path, paired, work, monkeypatch)
     drawn = json.loads(draw.read_text(encoding="utf-8"))
     write_json(work / "train.json", drawn | {"train": {selected: ["t1"]}, "selection": [], "test": [tested]})
     given = ["--data", cohort, "--draw", work / "train.json", "--out", "seg", "--spacing", "1"]
-    result = run("train-segmenter", *given, "--sequences", "t1,t1ce,t2", "--iterations", "2", "--accelerator", "cpu")
+    result = run("train-segmenter", *given, "--sequences", "t1,t1ce,t2", "--iterations", "2", "--device", "cpu")
     assert result.exit_code == 0
     assert "Trained on 1 subjects" in result.stdout
     call = ["evaluate", cohort, "ev", "--draw", work / "train.json", "--segmenter", "seg/segmenter.safetensors"]
@@ -536,7 +540,7 @@ def test_quality_comparison_and_cross_center_come_from_commands(cohort, model_pa
     drawn = json.loads(draw.read_text(encoding="utf-8"))
     write_json(work / "train.json", drawn | {"train": {selected: ["t1"]}, "selection": [], "test": [tested]})
     given = ["--data", cohort, "--draw", work / "train.json", "--out", "seg", "--spacing", "1", "--centers", "A"]
-    made = run("train-segmenter", *given, "--sequences", "t1,t1ce,t2", "--iterations", "1", "--accelerator", "cpu")
+    made = run("train-segmenter", *given, "--sequences", "t1,t1ce,t2", "--iterations", "1", "--device", "cpu")
     assert made.exit_code == 0, made.stderr
     common = ["--draw", work / "train.json", "--segmenter", "seg/segmenter.safetensors"]
     result = run("quality", cohort, "ev", *common, "--model", model_path, "--parts", "distances,pictures")
@@ -561,7 +565,7 @@ def test_folds_come_from_the_command_and_evaluate_takes_them(cohort, model_path,
     drawn = json.loads(draw.read_text(encoding="utf-8"))
     write_json(work / "two.json", drawn | {"train": {selected: ["t1"]}, "selection": [], "test": [tested]})
     given = ["--data", cohort, "--draw", work / "two.json", "--out", "seg", "--spacing", "1", "--folds", "2"]
-    result = run("train-segmenter", *given, "--sequences", "t1,t2", "--iterations", "1", "--accelerator", "cpu")
+    result = run("train-segmenter", *given, "--sequences", "t1,t2", "--iterations", "1", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("held back: Dice") == 2
     call = ["evaluate", cohort, "ev", "--draw", work / "two.json", "--segmenter", "seg", "--model", model_path]

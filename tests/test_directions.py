@@ -8,6 +8,7 @@ import torch
 
 from conftest import tiny_config
 from ummgat.core.domain import Domain
+from ummgat.core.each import gathered
 from ummgat.quality.directions import (
     SUBSTITUTES,
     count_wins,
@@ -67,7 +68,7 @@ def test_table_prints_ours_then_matched_then_copied():
 def test_measure_knows_that_a_copy_of_the_truth_is_perfect(model, cohort_studies, monkeypatch):
     study = next(s for s in cohort_studies if len(s.acquired) > 1)
     sources = [q for q in study.acquired if Domain(study.center, q) in model.table]
-    rows = measure(model, [study])
+    rows = gathered(measure(model, [study]))
     assert {r["substitute"] for r in rows} == set(SUBSTITUTES)
     assert {(r["source"], r["target"]) for r in rows} == {
         (a, b) for a in sources for b in model.table.sequences_of(study.center) if a != b and b in study.sequences
@@ -80,7 +81,7 @@ def test_measure_knows_that_a_copy_of_the_truth_is_perfect(model, cohort_studies
     target = rows[0]["target"]
     truth = np.array(study.volume(target))
     monkeypatch.setattr("ummgat.model.translator.translate_volume", lambda *a, **k: truth)
-    best = [r for r in measure(model, [study]) if r["substitute"] == "generated" and r["target"] == target]
+    best = [r for r in gathered(measure(model, [study])) if r["substitute"] == "generated" and r["target"] == target]
     for r in best:
         if r["region"] == "brain":
             assert (r["mae"], r["ssim"]) == (0.0, pytest.approx(1.0))

@@ -19,7 +19,7 @@ from ummgat.quality.distances import (
     mean_difference,
     thinned,
 )
-from ummgat.quality.domain_features import chosen_planes, domain_distances, gather
+from ummgat.quality.domain_features import chosen_planes, gather
 from ummgat.quality.features import random_convolutions
 
 A1, A2 = Domain("A", "t1"), Domain("A", "t2")
@@ -237,7 +237,8 @@ def test_a_perfect_translation_lies_at_zero(model, cohort_studies, monkeypatch):
         return np.array(owner.volume(sequence))
 
     monkeypatch.setattr("ummgat.quality.domain_features.generated", perfect)
-    rows = domain_distances(list(truth.values()), {"m": model}, [random_convolutions()], resamples=2, per_subject=5)
+    (samples,), _ = gather(list(truth.values()), {"m": model}, [random_convolutions()], per_subject=5)
+    rows = distance_rows(samples, 2)
     assert all(a != b for a, b in seen)
     assert {r["features"] for r in rows} == {"random-convolutions-1"}
     assert {r["metric"] for r in rows} == {"Fréchet distance", "kernel distance"}
@@ -252,7 +253,7 @@ def test_a_perfect_translation_lies_at_zero(model, cohort_studies, monkeypatch):
 
 def test_features_are_standardised_by_real_slices_only(model, cohort_studies):
     studies = [s for s in cohort_studies if s.center == "A" and len(s.acquired) > 1][:2]
-    (found,) = gather(studies, {"m": model}, [random_convolutions()], per_subject=4, within_center=True)
+    (found,), _ = gather(studies, {"m": model}, [random_convolutions()], per_subject=4, within_center=True)
     assert {t.center for _, _, t in found.generated} == {"A"}
     every = np.concatenate([f for s in found.real.values() for f in s.values()])
     np.testing.assert_allclose(every.mean(0), 0, atol=1e-6)

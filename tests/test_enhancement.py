@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ummgat.core.each import gathered
 from ummgat.core.study import LABELS
 from ummgat.quality.directions import medians, quality_table
 from ummgat.quality.enhancement import (
@@ -104,7 +105,7 @@ class Oracle:
 
 def test_every_substitute_of_every_model_is_measured(model, studies, monkeypatch):
     monkeypatch.setattr("ummgat.quality.enhancement.MIN_ML", 0.001)  # the phantom is a miniature
-    rows = measure_enhancement({"with": model, "without": model}, Oracle(studies), studies)
+    rows = gathered(measure_enhancement({"with": model, "without": model}, Oracle(studies), studies))
     kinds = {(r["model"], r["method"], r["source"]) for r in rows}
     assert kinds == {
         ("", "complete", ""),

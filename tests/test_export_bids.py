@@ -1,6 +1,7 @@
 """Completed studies as BIDS derivatives."""
 
 import json
+import os
 import re
 
 import nibabel as nib
@@ -39,12 +40,14 @@ def test_names_and_tree(completed, tmp_path):
         "README",
         "dataset_description.json",
         "participants.tsv",
+        "sub-07/.ummgat.json",
         "sub-07/anat/sub-07_ce-gadolinium_desc-reliability_T1wmap.json",
         "sub-07/anat/sub-07_ce-gadolinium_desc-reliability_T1wmap.nii.gz",
         "sub-07/anat/sub-07_ce-gadolinium_desc-synthetic_T1w.json",
         "sub-07/anat/sub-07_ce-gadolinium_desc-synthetic_T1w.nii.gz",
         "sub-07/anat/sub-07_desc-preproc_T1w.json",
         "sub-07/anat/sub-07_desc-preproc_T1w.nii.gz",
+        "sub-PhantomA001/.ummgat.json",
         "sub-PhantomA001/anat/sub-PhantomA001_desc-preproc_T1w.json",
         "sub-PhantomA001/anat/sub-PhantomA001_desc-preproc_T1w.nii.gz",
         "sub-PhantomA001/anat/sub-PhantomA001_desc-reliability_T2wmap.json",
@@ -129,10 +132,26 @@ def test_a_name_without_letters_is_refused():
 
 
 def test_nothing_is_overwritten_unasked(completed, tmp_path):
-    export_bids(completed, tmp_path / "bids")
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids" / "letter.txt").write_text("not ours")
     with pytest.raises(FileExistsError, match="exists already"):
         export_bids(completed, tmp_path / "bids")
     assert not export_bids(completed, tmp_path / "bids", overwrite=True).failed
+
+
+def test_a_second_export_finds_all_up_to_date_and_a_changed_study_is_told(completed, tmp_path):
+    first = export_bids(completed, tmp_path / "bids")
+    again = export_bids(completed, tmp_path / "bids")
+    assert (again.done, again.up_to_date, again.failed) == ({}, list(first.done), {})
+    participants = (tmp_path / "bids" / "participants.tsv").read_text()
+    assert participants == "participant_id\nsub-07\nsub-PhantomA001\n"
+    image = next(p for p in sorted((completed / "Phantom_A_001").iterdir()) if p.name.endswith("nii.gz"))
+    os.utime(image, ns=(1, 1))
+    changed = export_bids(completed, tmp_path / "bids")
+    assert list(changed.failed) == ["Phantom_A_001"]
+    assert "made from other files" in changed.failed["Phantom_A_001"]
+    assert not export_bids(completed, tmp_path / "bids", overwrite=True).failed
+    assert export_bids(completed, tmp_path / "bids").up_to_date == list(first.done)
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir()])

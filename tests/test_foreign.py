@@ -334,7 +334,7 @@ def test_other_subjects_go_on_when_a_foreign_model_hangs(nnunet, opened, tmp_pat
 
     model = load_model(model_path)
     report = evaluate({"plain": Patient()}, model, studies, tmp_path / "out", {}, {}, scenarios=["none"])
-    assert report.done == [studies[1].subject]
+    assert list(report.done) == [studies[1].subject]
     assert list(report.failed) == [studies[0].subject]
     assert "Segmenter does not answer" in report.failed[studies[0].subject]
     rows = read_results(tmp_path / "out" / "results.csv")

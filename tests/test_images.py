@@ -49,10 +49,10 @@ def studies(cohort_studies):
 def measured(model, studies, tmp_path_factory):
     out = tmp_path_factory.mktemp("measured")
     parts = [p for p in PARTS if p != "codes"]  # their figure has tests of its own, and takes long
-    left = measure_images(
+    measured = measure_images(
         {"model": model, "other": model}, Bright(studies[0]), studies, out, {"a": 1}, [random_convolutions()], parts
     )
-    assert left == []
+    assert (measured.left_out, measured.failed) == ([], {})
     return out
 
 
@@ -142,7 +142,7 @@ def test_runs_are_told_apart_by_what_differs(trained_run, model, studies, tmp_pa
     config = json.loads((other / "config.json").read_text())
     config["loss"]["lesion"] = 0.0
     (other / "config.json").write_text(json.dumps(config))
-    rows = compare_runs(
+    rows, failed = compare_runs(
         {"run": trained_run, "shorter": other},
         studies,
         Bright(studies[0]),
@@ -150,6 +150,7 @@ def test_runs_are_told_apart_by_what_differs(trained_run, model, studies, tmp_pa
         tmp_path / "out",
         {"b": 1},
     )
+    assert failed == {}
     assert [(r["run"], r["differs in"]) for r in rows[::2]] == [
         ("run", "loss.lesion = 1.0"),
         ("shorter", "loss.lesion = 0.0"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ummgat.core.each import gathered
 from ummgat.quality import kept_lesions
 from ummgat.quality.kept_lesions import kept_rates, measure_kept, shares_found
 
@@ -40,7 +41,7 @@ def test_shares_by_hand():
 
 def test_a_segmenter_that_reads_t1_keeps_what_a_true_t1_shows(model, studies):
     """T2 is the one target here. With T1 true nothing is lost; made from T1ce alone, T1 is generated and all is lost."""
-    rows = measure_kept({"model": model}, Oracle(studies, ["t1"]), studies)
+    rows = gathered(measure_kept({"model": model}, Oracle(studies, ["t1"]), studies))
     kinds = {(r["target"], r["source"], r["setting"]) for r in rows}
     assert kinds == {("t2", q, s) for q in ("t1", "t1ce") for s in ("others true", "source alone")}
     lost = {(r["source"], r["setting"]) for r in rows if r["vanished"]}
@@ -56,7 +57,7 @@ def test_a_segmenter_that_reads_t1_keeps_what_a_true_t1_shows(model, studies):
 
 def test_what_true_images_do_not_show_is_not_held_against_the_generator(model, studies):
     blind = Oracle([], [])
-    rows = measure_kept({"model": model}, blind, studies)
+    rows = gathered(measure_kept({"model": model}, blind, studies))
     assert rows
     assert not any(r["vanished"] for r in rows)
     assert kept_rates(rows) == []
@@ -67,7 +68,9 @@ def test_small_lesions_and_studies_without_labels_or_images_do_not_count(model, 
     assert without
     done = []
     oracle = Oracle(studies, ["t1"])
-    assert measure_kept({"model": model}, oracle, without, lambda i, n: done.append((i, n))) == []
-    assert done[-1] == (len(without), len(without))
+    report = measure_kept({"model": model}, oracle, without, progress=lambda i, n, _: done.append((i, n)))
+    assert (report.done, report.failed, len(report.skipped)) == ({}, {}, len(without))
+    assert all("no " in why for why in report.skipped.values())
+    assert (done[0], done[-1]) == ((0, len(without)), (len(without), len(without)))
     monkeypatch.setattr(kept_lesions, "LEAST_ML", 1e6)
-    assert measure_kept({"model": model}, oracle, studies) == []
+    assert set(measure_kept({"model": model}, oracle, studies).skipped) == {s.subject for s in studies}

@@ -66,7 +66,7 @@ def test_second_exam_of_a_patient_is_refused_and_the_rest_is_done(tmp_path):
     ucsf(tmp_path / "raw" / "UCSF-PDGM-0433_nifti", ("T1_bias", "T2_bias"), "UCSF-PDGM-0433")
     ucsf(tmp_path / "raw" / "UCSF-PDGM-0433_FU007d_nifti", ("T1_bias", "T2_bias"), "UCSF-PDGM-0433_FU007d")
     report = prepare_cohort(tmp_path / "raw", tmp_path / "out", PrepareSettings(center="U"))
-    assert report.done == ["UCSF-PDGM-0433"]
+    assert list(report.done) == ["UCSF-PDGM-0433"]
     assert "Second exam of one patient" in report.failed["UCSF-PDGM-0433_FU007d"]
 
 
@@ -218,7 +218,7 @@ def test_a_strange_center_is_refused_until_it_is_said_which_it_resembles(tmp_pat
         evaluate(*call, scenarios=["flair"], as_center="A")
     assert not (tmp_path / "ev").exists()
     report = evaluate(*call, scenarios=["t2"], as_center="A")
-    assert report.done == [study.subject]
+    assert list(report.done) == [study.subject]
     rows = read_results(tmp_path / "ev" / "results.csv")
     assert {row["center"] for row in rows} == {"M as A"}
     assert {row["method"] for row in rows} == {"empty", "copy", "matched", "generate", "fuse"}

@@ -169,7 +169,7 @@ def test_unknown_name_is_listed_as_ignored(raw, out):
     bad.save(raw / "S1" / "S1_perfusion.nii.gz", bad.brain())
     report = prepare_cohort(raw, out, A)
     assert report.ignored == {"S1": ["S1_perfusion.nii.gz"]}
-    assert report.done == ["S1", "S2", "S3"]
+    assert list(report.done) == ["S1", "S2", "S3"]
 
 
 def test_generated_images_are_never_taken_as_acquired(raw, out):
@@ -225,7 +225,7 @@ def test_unsafe_center_of_one_subject_fails_that_subject(raw, out, tmp_path):
     path = tmp_path / "centers.csv"
     path.write_text("subject,center\nS1,A\nS2,A/B\n")
     report = prepare_cohort(raw, out, PrepareSettings(centers=path))
-    assert report.done == ["S1"]
+    assert list(report.done) == ["S1"]
     assert "Unsafe center name" in report.failed["S2"]
     assert "no center" in report.failed["S3"]
 
@@ -576,7 +576,7 @@ def test_identical_sequences_and_misplaced_lesions_are_findings(tmp_path, out):
     corner[:3, :3, :3] = 1
     bad.save(folder / "X_seg.nii.gz", corner)
     report = prepare_cohort(tmp_path / "raw", out, A)
-    assert report.done == ["X"]
+    assert list(report.done) == ["X"]
     assert any("t1ce and flair are voxel-identical" in text for text in report.findings["X"])
     assert any("100% of the annotated lesion lies outside" in text for text in report.findings["X"])
     assert load_study(out / "X").record.findings == report.findings["X"]
@@ -588,7 +588,7 @@ def test_identical_sequences_and_misplaced_lesions_are_findings(tmp_path, out):
 def test_prepared_cohort_is_the_documented_layout(raw, out):
     ticks = []
     report = prepare_cohort(raw, out, A, progress=lambda i, n, text: ticks.append((i, n, text)))
-    assert report.done == ["S1", "S2", "S3"]
+    assert list(report.done) == ["S1", "S2", "S3"]
     assert ticks[-1][:2] == (3, 3)
     files = ["flair.nii", "labels.nii", "study.json", "t1.nii", "t1ce.nii", "t2.nii"]
     assert sorted(p.name for p in (out / "S1").iterdir()) == files
@@ -622,7 +622,7 @@ def test_names_with_spaces_and_accents(tmp_path):
     source, out = tmp_path / "Größe 1 (данные)", tmp_path / "aus gabe"
     bad.brats_study(source / "Jürgen 1")
     settings = PrepareSettings(center="Universitätsklinikum Köln")
-    assert prepare_cohort(source, out, settings, jobs=2).done == ["Jürgen 1"]
+    assert list(prepare_cohort(source, out, settings, jobs=2).done) == ["Jürgen 1"]
     assert load_study(out / "Jürgen 1").center == "Universitätsklinikum Köln"
 
 
@@ -630,7 +630,7 @@ def test_second_run_changes_nothing(raw, out):
     prepare_cohort(raw, out, A)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.name != "cohort.json" and p != out}
     report = prepare_cohort(raw, out, A)
-    assert (report.done, report.skipped_up_to_date) == ([], ["S1", "S2", "S3"])
+    assert (list(report.done), report.up_to_date) == ([], ["S1", "S2", "S3"])
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.name != "cohort.json" and p != out}
 
 
@@ -639,17 +639,17 @@ def test_changed_input_is_prepared_again_and_a_lost_output_too(raw, out):
     bad.save(raw / "S2" / "S2_t1.nii.gz", 2 * bad.brain(seed=5))
     (out / "S3" / "t1.nii").unlink()
     report = prepare_cohort(raw, out, A)
-    assert (report.done, report.skipped_up_to_date) == (["S2", "S3"], ["S1"])
+    assert (list(report.done), report.up_to_date) == (["S2", "S3"], ["S1"])
 
 
 def test_file_added_by_the_user_is_not_removed_unasked(raw, out):
     prepare_cohort(raw, out, A)
     (out / "S2" / "notes.txt").write_text("mine")
-    assert prepare_cohort(raw, out, A).skipped_up_to_date == ["S1", "S2", "S3"]
+    assert prepare_cohort(raw, out, A).up_to_date == ["S1", "S2", "S3"]
     bad.save(raw / "S2" / "S2_t1.nii.gz", 2 * bad.brain(seed=5))
     assert "notes.txt" in failure(raw, out)
     assert (out / "S2" / "notes.txt").read_text() == "mine"
-    assert prepare_cohort(raw, out, A, overwrite=True).done == ["S1", "S2", "S3"]
+    assert list(prepare_cohort(raw, out, A, overwrite=True).done) == ["S1", "S2", "S3"]
     assert not (out / "S2" / "notes.txt").exists()
 
 
@@ -661,7 +661,7 @@ def test_other_settings_need_overwrite(raw, out):
     assert sorted(report.failed) == ["S1", "S2", "S3"]
     assert "other settings" in report.failed["S1"]
     assert bad.contents(out) == before
-    assert prepare_cohort(raw, out, coarse, overwrite=True).done == ["S1", "S2", "S3"]
+    assert list(prepare_cohort(raw, out, coarse, overwrite=True).done) == ["S1", "S2", "S3"]
     assert load_study(out / "S1").grid.spacing_mm == (2, 2, 2)
 
 
@@ -671,7 +671,7 @@ def test_two_sources_share_a_cohort_unless_names_or_settings_clash(raw, out, tmp
     b = PrepareSettings(center="B")
     with pytest.raises(FileExistsError, match="other settings"):
         prepare_cohort(tmp_path / "second", out, PrepareSettings(center="B", spacing_mm=2))
-    assert prepare_cohort(tmp_path / "second", out, b).done == ["T1"]
+    assert list(prepare_cohort(tmp_path / "second", out, b).done) == ["T1"]
     assert [s.center for s in load_cohort(out)] == ["A", "A", "A", "B"]
     assert len(json.loads((out / "cohort.json").read_text(encoding="utf-8"))["subjects"]) == 4
     bad.brats_study(tmp_path / "second" / "S1")
@@ -689,7 +689,7 @@ def test_damaged_record_fails_its_subject_only(raw, out):
     prepare_cohort(raw, out, A)
     (out / "S1" / "study.json").write_text("{")
     assert "not valid JSON" in failure(raw, out)
-    assert prepare_cohort(raw, out, A, overwrite=True).done == ["S1", "S2", "S3"]
+    assert list(prepare_cohort(raw, out, A, overwrite=True).done) == ["S1", "S2", "S3"]
 
 
 def test_output_inside_the_source_is_refused(raw):
@@ -704,7 +704,7 @@ def test_bad_study_does_not_stop_the_others(raw, out):
     shutil.rmtree(raw / "S2")
     bad.save(raw / "S2" / "S2_what.nii.gz", bad.brain())
     report = prepare_cohort(raw, out, A)
-    assert report.done == ["S3"]
+    assert list(report.done) == ["S3"]
     assert "S1_t1.nii.gz" in report.failed["S1"]
     assert "No image recognised" in report.failed["S2"]
     assert sorted(p.name for p in out.iterdir()) == ["S3", "cohort.json"]
@@ -719,7 +719,7 @@ def test_bug_in_one_study_is_reported_as_a_bug(raw, out, monkeypatch):
         lambda *a, subject, **k: real(*a, subject=subject, **k) if subject != "S2" else {}["oops"],
     )
     report = prepare_cohort(raw, out, A)
-    assert report.done == ["S1", "S3"]
+    assert list(report.done) == ["S1", "S3"]
     assert "Unexpected KeyError" in report.failed["S2"]
 
 
@@ -729,7 +729,7 @@ def test_dry_run_writes_nothing(raw, out, broken):
         bad.claim_shape(raw / "S2" / "S2_t1.nii.gz", (20, 24, 9))
     report = prepare_cohort(raw, out, A, dry_run=True)
     assert not out.exists()
-    assert report.done == []
+    assert list(report.done) == []
     assert list(report.failed) == (["S2"] if broken else [])
     assert plan_table(report)[0] == {
         "subject": "S1",
@@ -775,7 +775,7 @@ def test_abort_leaves_nothing_half_written_and_the_next_run_resumes(raw, out, mo
     assert [p.name for p in out.iterdir()] == ["S1"]
     assert len(bad.contents(out)) == 6
     report = prepare_cohort(raw, out, A)
-    assert (report.skipped_up_to_date, report.done) == (["S1"], ["S2", "S3"])
+    assert (report.up_to_date, list(report.done)) == (["S1"], ["S2", "S3"])
 
 
 def test_abort_while_replacing_keeps_the_old_study(raw, out, monkeypatch):
@@ -838,6 +838,7 @@ def test_interrupt_of_parallel_workers_leaves_whole_studies_only(raw, out, tmp_p
         # A shell that runs the tests in the background has them, and so their children, ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    process.stdout.readline()  # none is done yet
     process.stdout.readline()  # the first study is done
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -863,7 +864,7 @@ def test_real_brats_subject_at_2_mm(tmp_path, out):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / source.name).symlink_to(source)
     report = prepare_cohort(tmp_path / "raw", out, PrepareSettings(centers=REAL / "split.json", spacing_mm=2))
-    assert report.done == [source.name]
+    assert list(report.done) == [source.name]
     study = load_study(out / source.name)
     assert study.shape == (78, 120, 120)
     assert study.center == "A"

@@ -88,7 +88,7 @@ def test_scans_are_checked_after_preparing_and_before_completing(monkeypatch, tm
     report = SimpleNamespace(failed={"b": "unreadable"}, findings={"a": []})
     monkeypatch.setattr(prepared, "load_checker", lambda path: order.append(path.name))
     monkeypatch.setattr(
-        prepared, "prepare_cohort", lambda *a, **k: order.append("prepare") or PrepareReport("folder", done=["a"])
+        prepared, "prepare_cohort", lambda *a, **k: order.append("prepare") or PrepareReport({"a": None})
     )
     monkeypatch.setattr(prepared, "check_cohort", lambda *a, **k: order.append("check") or report)
     monkeypatch.setattr(scans, "complete", lambda *a, **k: order.append("complete") or CompletionReport())

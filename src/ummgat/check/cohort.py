@@ -1,6 +1,5 @@
 """Check a prepared cohort: measure what is new, judge every study in the light of all, write it down."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,30 +10,30 @@ from ummgat.check.checker import Checker
 from ummgat.check.judge import judge_cohort
 from ummgat.check.measure import digest, measure
 from ummgat.check.page import write_page
+from ummgat.core.each import Progress, Report, each, named
 from ummgat.core.files import FULL, write_json
 from ummgat.core.study import ChecksRecord, FindingRecord, Study, load_cohort, load_study
 
 PAGE = "checks.html"
 
-Progress = Callable[[int, int, str], None]
-"""(studies finished, studies in all, subject)."""
-
 
 @dataclass
-class CheckReport:
-    """What `check_cohort` found."""
+class CheckReport(Report[None]):
+    """What `check_cohort` found. `done` were measured now, `up_to_date` had been before; both are judged."""
 
     findings: dict[str, list[FindingRecord]] = field(default_factory=dict)
     """Subject → findings, also empty ones."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Subject → why it could not be checked."""
-    measured: int = 0
-    """Studies measured now; the rest had been before."""
     page: Path | None = None
 
 
+@dataclass(frozen=True)
+class _Order:
+    checker: Checker
+    again: bool
+
+
 def check_cohort(
-    cohort: Path, checker: Checker, *, again: bool = False, progress: Progress | None = None
+    cohort: Path, checker: Checker, *, again: bool = False, jobs: int = 1, progress: Progress | None = None
 ) -> CheckReport:
     """Check every study of a cohort; numbers and findings go into its `study.json`, thumbnails into `checks.html`.
 
@@ -48,6 +47,8 @@ def check_cohort(
     checker : Checker
     again : bool
         Measure everything anew.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
 
     Returns
@@ -63,16 +64,13 @@ def check_cohort(
     """
     report = CheckReport()
     studies = _readable(Path(cohort), report)
-    measured: dict[str, dict[str, Any]] = {}
-    for i, study in enumerate(studies):
-        try:
-            known = None if again else _known(study, checker)
-            measured[study.subject] = measure(study, checker) if known is None else known
-            report.measured += known is None
-        except (ValueError, OSError) as error:
-            report.failed[study.subject] = str(error)
-        if progress is not None:
-            progress(i + 1, len(studies), study.subject)
+    now = each(
+        _measure, named(studies, lambda study: study.subject), _Order(checker, again), jobs=jobs, progress=progress
+    )
+    measured = {subject: numbers for subject, (numbers, _) in now.done.items()}
+    report.done = {subject: None for subject, (_, before) in now.done.items() if not before}
+    report.up_to_date = [subject for subject, (_, before) in now.done.items() if before]
+    report.failed |= now.failed
     report.findings = judge_cohort(measured, checker.reference)
     for study in studies:
         if study.subject in measured:
@@ -91,6 +89,12 @@ def check_cohort(
                 report.failed[study.subject] = str(error)
     report.page = write_page(Path(cohort) / PAGE, studies, report.findings, report.failed, checker.reference)
     return report
+
+
+def _measure(order: _Order, study: Study) -> tuple[dict[str, Any], bool]:
+    """Numbers of one study, and whether they had been measured before."""
+    known = None if order.again else _known(study, order.checker)
+    return (measure(study, order.checker), False) if known is None else (known, True)
 
 
 def _readable(cohort: Path, report: CheckReport) -> list[Study]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ummgat.check.checker import Checker, load_checker
-from ummgat.check.cohort import CheckReport, Progress, check_cohort
+from ummgat.check.cohort import CheckReport, check_cohort
+from ummgat.core.each import Progress
 from ummgat.core.machine import BUNDLED_CHECKS, given_or_bundled
 from ummgat.intake.layouts import RawStudy
 from ummgat.prepare.cohort import PrepareReport, prepare_cohort
@@ -51,6 +52,6 @@ def prepare_and_check(
     """
     checker = checker_of(checks)
     prepared = prepare_cohort(source, out, settings, jobs=jobs, overwrite=overwrite, progress=on_prepared, found=found)
-    if not prepared.done and not prepared.skipped_up_to_date:
+    if not prepared.present:
         return prepared, None
-    return prepared, check_cohort(out, checker, progress=on_checked)
+    return prepared, check_cohort(out, checker, jobs=jobs, progress=on_checked)

@@ -1,14 +1,15 @@
-"""The command that looks at the images themselves."""
+"""The command `ummgat quality`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import comma_list, command, progress, say
+from ummgat.cli.options import Device, Jobs
+from ummgat.cli.terminal import comma_list, command, progress, report_failures, say
 
 
-@command
+@command(panel="Measure", example="ummgat quality cohort evaluation --draw draw.json --parts directions,lesions")
 def quality(
     cohort: Annotated[Path, typer.Argument(help="Prepared cohort with labels and all sequences.")],
     out: Annotated[Path, typer.Argument(help="Folder, best that of `ummgat evaluate`: `ummgat report` shows both.")],
@@ -31,19 +32,24 @@ def quality(
     inception: Annotated[
         Path | None, typer.Option(help="pt_inception-2015-12-05-6726825d.pth, for FID; without it there is none.")
     ] = None,
+    device: Device = "auto",
+    jobs: Jobs = 1,
 ) -> None:
     """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make pictures."""
+    import torch
+
     from ummgat.core.draw import load_draw
-    from ummgat.core.machine import BUNDLED_MODEL, BUNDLED_SEGMENTER, given_or_bundled
+    from ummgat.core.machine import BUNDLED_MODEL, BUNDLED_SEGMENTER, choose_device, given_or_bundled
     from ummgat.core.study import load_cohort
     from ummgat.model.weights import load_model
     from ummgat.quality.features import inception_fid, random_convolutions, segmenter_bottleneck
     from ummgat.quality.measure import measure_images
     from ummgat.segment.unet import load_segmenter
 
-    main = load_model(given_or_bundled(model, BUNDLED_MODEL))
-    models = {"model": main} | {name: load_model(path) for name, path in _beside(beside or []).items()}
-    own = load_segmenter(given_or_bundled(segmenter, BUNDLED_SEGMENTER))
+    on = torch.device(choose_device(device))
+    main = load_model(given_or_bundled(model, BUNDLED_MODEL), on)
+    models = {"model": main} | {name: load_model(path, on) for name, path in _beside(beside or []).items()}
+    own = load_segmenter(given_or_bundled(segmenter, BUNDLED_SEGMENTER), on)
     chosen = load_draw(draw).studies(load_cohort(cohort), part, cohort)
     extractors = [segmenter_bottleneck(own), random_convolutions()]
     if inception is not None:
@@ -57,7 +63,7 @@ def quality(
         "across": across,
     }
     with progress("measuring") as update:
-        left_out = measure_images(
+        measured = measure_images(
             models,
             own,
             chosen,
@@ -66,11 +72,13 @@ def quality(
             extractors,
             comma_list(parts) or (),
             not across,
+            jobs,
             lambda what, done, n: update(done, n, what),
         )
-    for reason in left_out:
+    for reason in measured.left_out:
         say(f"Left out: {reason}")
     say(f"Measured the images of {len(chosen)} {part} subjects: {out}")
+    report_failures(measured.failed)
 
 
 def _beside(given: list[str]) -> dict[str, Path]:

@@ -3,11 +3,12 @@
 Inputs are never touched. A study appears under its final name when it is whole; a bad one is reported and skipped.
 """
 
-import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,24 +17,40 @@ from torch import Tensor
 from ummgat.completion.fill import Generated, Request, encode_reference, fill
 from ummgat.completion.native import image_name, native_brain, write_native, write_scanned_space
 from ummgat.core.domain import Domain, check_sequence
-from ummgat.core.files import FULL, explained_full_disk, replaced_folder, write_json
+from ummgat.core.each import Progress, Report, each, named, reason
+from ummgat.core.files import explained_full_disk, remove_leftovers, replaced_folder, write_json
+from ummgat.core.stamp import fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import ImageRecord, Study, load_cohort, load_study, write_study
 from ummgat.core.volume import Array, read_volume, write_volume
 from ummgat.intake.layouts import RawStudy, find_studies
 from ummgat.model.weights import TrainedModel, load_model
 from ummgat.prepare.images import prepare_images
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
-class CompletionReport:
-    """What `complete` did."""
+class CompletionReport(Report[list[str]]):
+    """What `complete` did: `done` holds the generated files of each subject, relative to the output folder."""
 
-    done: dict[str, list[str]] = field(default_factory=dict)
-    """Subject → generated files, relative to the output folder."""
-    failed: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    """Subject → what to know before its images are believed, also of those that are up to date."""
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What all studies of one call share."""
+
+    model: TrainedModel
+    out: Path
+    request: Request
+    center: str | None
+    told: Mapping[str, str]
+    """How the center is known, for the sidecars."""
+    codes: Mapping[str, Tensor]
+    marks: Mapping[str, str]
+    """Subject → fingerprint of what its result is made from."""
+
+
+_ALGORITHM = 1  # raise when completing the same study with the same model would give other files
 
 
 def complete(
@@ -46,8 +63,9 @@ def complete(
     references: Mapping[str, str | Path] | None = None,
     layout: str = "auto",
     device: str = "cpu",
+    jobs: int = 1,
     overwrite: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> CompletionReport:
     """Fill the missing sequences of one study or of a cohort, or align it to another center.
 
@@ -70,8 +88,11 @@ def complete(
         Of plain NIfTI folders, see `intake.layouts`.
     device : str
         "cpu", "cuda", "mps".
+    jobs : int
+        Worker processes; the result does not depend on it. Each holds the model, so on a GPU one is best.
     overwrite : bool
-        Replace results that exist already.
+        Replace results that exist already. Without it, a result that this very call would make again is left as it is (`up_to_date`
+        of the report), and another one is a failure of its study.
     progress : callable, optional
         (studies finished, studies in all, subject).
 
@@ -101,26 +122,50 @@ def complete(
         )
     given, center = center, center or trained.only_center
     codes = _reference_codes(trained, references or {}, request.align_to or center)
-    studies = _find(source, layout)
-    for study in studies:
-        if source.resolve().is_relative_to((out / study.subject).resolve()):
+    studies = named(_find(source, layout), lambda study: study.subject)
+    for subject in studies:
+        if source.resolve().is_relative_to((out / subject).resolve()):
             raise ValueError(
-                f"Output would replace the input: {out}. Found {source} where the result of {study.subject} would go; "
+                f"Output would replace the input: {out}. Found {source} where the result of {subject} would go; "
                 "expected another place. Choose one."
             )
-    report = CompletionReport()
-    for i, study in enumerate(studies):
+    told = {"center_given": given} if given else {"center_only_one": center} if center else {}
+    model_hash = trained.hash or uuid4().hex  # one that was never in a file: nothing can be known to be made by it
+    common = [_ALGORITHM, model_hash, asdict(request), center, stamps(map(Path, (references or {}).values()))]
+    report, warnings, marks, todo = CompletionReport(), {}, {}, {}
+    for subject, study in studies.items():
         try:
-            with explained_full_disk(out / study.subject):
-                told = {"center_given": given} if given else {"center_only_one": center} if center else {}
-                _complete_one(trained, study, out / study.subject, request, center, told, codes, overwrite, report)
+            marks[subject] = fingerprint(common, sorted(references or {}), _made_from(study))
+            before = up_to_date(out / subject, marks[subject], overwrite)
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in FULL:  # stops every study
-                raise
-            report.failed[study.subject] = str(error)
-        if progress is not None:
-            progress(i + 1, len(studies), study.subject)
+            report.failed[subject] = reason(error)
+            continue
+        if before is None:
+            todo[subject] = study
+        else:
+            report.up_to_date.append(subject)
+            warnings[subject] = before
+    remove_leftovers(out)
+    order = _Order(trained, out, request, center, told, codes, marks)
+    now = each(_complete_one, todo, order, jobs=jobs, progress=progress)
+    report.done = {subject: files for subject, (files, _) in now.done.items()}
+    warnings |= {subject: said for subject, (_, said) in now.done.items()}
+    failed = report.failed | now.failed
+    report.failed = {subject: failed[subject] for subject in studies if subject in failed}
+    report.warnings = {subject: warnings[subject] for subject in studies if warnings.get(subject)}
     return report
+
+
+def _made_from(study: Study | RawStudy) -> list[Any]:
+    """What a result depends on, of the study. Findings of quality control do not count: they change no voxel."""
+    if isinstance(study, RawStudy):
+        return [sorted(study.images), stamps(study.images[q] for q in sorted(study.images)), study.problems]
+    record = study.record
+    names = [*(record.images[q].file for q in study.acquired), record.labels_file, record.brain_mask_file]
+    return [
+        record.model_dump(mode="json", exclude={"checks"}),
+        stamps(study.folder / name for name in names if name is not None),
+    ]
 
 
 def _find(source: Path, layout: str) -> Sequence[Study | RawStudy]:
@@ -149,44 +194,24 @@ def _reference_codes(
     return codes
 
 
-def _complete_one(
-    model: TrainedModel,
-    study: Study | RawStudy,
-    folder: Path,
-    request: Request,
-    center: str | None,
-    told: Mapping[str, str],
-    codes: Mapping[str, Tensor],
-    overwrite: bool,
-    report: CompletionReport,
-) -> None:
-    if folder.exists() and not overwrite:
-        raise FileExistsError(
-            f"Result exists already: {folder}. Found a folder; expected none. Move it, or pass --overwrite."
-        )
-    if isinstance(study, RawStudy):
-        files, generated = _complete_raw(model, study, folder, request, center, told, codes)
-    else:
-        files, generated = _complete_prepared(model, study, folder, request, center, told, codes)
-    report.done[study.subject] = files
-    for image in generated:
-        for warning in image.warnings:
-            report.warnings.setdefault(study.subject, []).append(warning)
-    if isinstance(study, Study) and study.record.checks is not None and generated:
-        doubts = [f"Found by `ummgat check`: {finding.text}" for finding in study.record.checks.findings]
-        report.warnings.setdefault(study.subject, []).extend(doubts)
+def _complete_one(order: _Order, study: Study | RawStudy) -> tuple[list[str], list[str]]:
+    """Write one study; generated files and warnings."""
+    folder = order.out / study.subject
+    with explained_full_disk(folder), replaced_folder(folder) as temporary:
+        if isinstance(study, RawStudy):
+            files, generated = _complete_raw(order, study, temporary)
+        else:
+            files, generated = _complete_prepared(order, study, temporary)
+        warnings = [warning for image in generated for warning in image.warnings]
+        if isinstance(study, Study) and study.record.checks is not None and generated:
+            warnings += [f"Found by `ummgat check`: {finding.text}" for finding in study.record.checks.findings]
+        write_stamp(temporary, order.marks[study.subject], files, warnings)
+    return [f"{folder.name}/{name}" for name in files], warnings
 
 
-def _complete_prepared(
-    model: TrainedModel,
-    study: Study,
-    folder: Path,
-    request: Request,
-    center: str | None,
-    told: Mapping[str, str],
-    codes: Mapping[str, Tensor],
-) -> tuple[list[str], list[Generated]]:
+def _complete_prepared(order: _Order, study: Study, folder: Path) -> tuple[list[str], list[Generated]]:
     """Prepared in, prepared out: acquired files as they were, generated ones beside them, all in study.json."""
+    model, request = order.model, order.request
     wanted = model.config.data.spacing_mm
     if not np.allclose(study.grid.spacing_mm, wanted, atol=1e-3):
         raise ValueError(
@@ -194,76 +219,65 @@ def _complete_prepared(
             f"expected {wanted} mm. Run `ummgat prepare --spacing {wanted}`, or give the NIfTI folder itself."
         )
     volumes = {q: np.array(study.volume(q)) for q in study.acquired}
-    generated = fill(model, volumes, center or study.center, request, codes)
+    generated = fill(model, volumes, order.center or study.center, request, order.codes)
     for image in generated:
-        image.provenance.update(told if center != study.center or "center_given" in told else {})
+        image.provenance.update(order.told if order.center != study.center or "center_given" in order.told else {})
     record = study.record.model_copy(deep=True)
     new: dict[str, Array] = {}
     files: list[str] = []
-    with replaced_folder(folder) as temporary:
-        record.center = request.align_to or record.center
-        # What an earlier run generated is not carried on: its files stay where they are.
-        record.images = {} if request.align_to else {q: record.images[q] for q in study.acquired}
-        for image in generated:
-            stem = image_name(image.target, request.align_to)
-            record.images[image.target.sequence] = ImageRecord(
-                file=f"{stem}.nii",
-                kind="fused" if image.provenance["method"] == "fuse" else "generated",
-                provenance=image.provenance,
-            )
-            new[image.target.sequence] = image.volume
-            write_json(temporary / f"{stem}.json", image.provenance)
-            files += [f"{folder.name}/{stem}.nii", f"{folder.name}/{stem}.json"]
-            for name, values in (("reliability", image.reliability), ("enhancement", image.enhancement)):
-                if values is not None:
-                    write_volume(temporary / f"{stem}_{name}.nii", np.ascontiguousarray(values).T, study.grid)
-                    files.append(f"{folder.name}/{stem}_{name}.nii")
-        kept = [] if request.align_to else [study.record.images[q].file for q in study.acquired]
-        also = (study.record.labels_file, study.record.brain_mask_file)
-        for name in [*kept, *(name for name in also if name)]:
-            shutil.copyfile(study.folder / name, temporary / name)
-        back = write_scanned_space(study, generated, temporary, request.align_to)
-        files += [f"{folder.name}/{name}" for name in back]
-        write_study(temporary, record, new, None)
+    record.center = request.align_to or record.center
+    # What an earlier run generated is not carried on: its files stay where they are.
+    record.images = {} if request.align_to else {q: record.images[q] for q in study.acquired}
+    for image in generated:
+        stem = image_name(image.target, request.align_to)
+        record.images[image.target.sequence] = ImageRecord(
+            file=f"{stem}.nii",
+            kind="fused" if image.provenance["method"] == "fuse" else "generated",
+            provenance=image.provenance,
+        )
+        new[image.target.sequence] = image.volume
+        write_json(folder / f"{stem}.json", image.provenance)
+        files += [f"{stem}.nii", f"{stem}.json"]
+        for name, values in (("reliability", image.reliability), ("enhancement", image.enhancement)):
+            if values is not None:
+                write_volume(folder / f"{stem}_{name}.nii", np.ascontiguousarray(values).T, study.grid)
+                files.append(f"{stem}_{name}.nii")
+    kept = [] if request.align_to else [study.record.images[q].file for q in study.acquired]
+    also = (study.record.labels_file, study.record.brain_mask_file)
+    for name in [*kept, *(name for name in also if name)]:
+        shutil.copyfile(study.folder / name, folder / name)
+    files += write_scanned_space(study, generated, folder, request.align_to)
+    write_study(folder, record, new, None)
     return files, generated
 
 
-def _complete_raw(
-    model: TrainedModel,
-    raw: RawStudy,
-    folder: Path,
-    request: Request,
-    center: str | None,
-    told: Mapping[str, str],
-    codes: Mapping[str, Tensor],
-) -> tuple[list[str], list[Generated]]:
+def _complete_raw(order: _Order, raw: RawStudy, folder: Path) -> tuple[list[str], list[Generated]]:
     """NIfTI in, NIfTI out: generated images return to the grid and affine of the input."""
+    model, request = order.model, order.request
     if raw.problems:
         raise ValueError("\n".join(raw.problems))
-    if center is None:
+    if order.center is None:
         raise ValueError(
             f"Center of the study is unknown: {raw.subject}. Found none; expected one of {', '.join(model.table.centers)}. "
             "Say --center; it is never guessed."
         )
     record, volumes, _ = prepare_images(
-        raw.images, subject=raw.subject, center=center, spacing_mm=model.config.data.spacing_mm
+        raw.images, subject=raw.subject, center=order.center, spacing_mm=model.config.data.spacing_mm
     )
-    generated = fill(model, volumes, center, request, codes)
+    generated = fill(model, volumes, order.center, request, order.codes)
     prepared_grid = record.grid.grid()
     files: list[str] = []
-    with replaced_folder(folder) as temporary:
-        for image in generated:
-            stem = f"{raw.subject}_{image_name(image.target, request.align_to)}"
-            source_file = raw.images[Domain.parse(image.provenance["sources"][0]).sequence]
-            data, original = read_volume(source_file)
-            brain = native_brain(data, original, source_file)
-            provenance = image.provenance | {
-                "source_files": [raw.images[Domain.parse(name).sequence].name for name in image.provenance["sources"]],
-                **told,
-            }
-            written = write_native(image, temporary, stem, prepared_grid, original, brain, provenance)
-            files += [f"{folder.name}/{name}" for name in written]
-        if not request.align_to:
-            for path in raw.images.values():
-                shutil.copyfile(path, temporary / path.name)
+    for image in generated:
+        stem = f"{raw.subject}_{image_name(image.target, request.align_to)}"
+        source_file = raw.images[Domain.parse(image.provenance["sources"][0]).sequence]
+        data, original = read_volume(source_file)
+        brain = native_brain(data, original, source_file)
+        provenance = image.provenance | {
+            "source_files": [raw.images[Domain.parse(name).sequence].name for name in image.provenance["sources"]],
+            **order.told,
+        }
+        files += write_native(image, folder, stem, prepared_grid, original, brain, provenance)
+    if not request.align_to:
+        for path in raw.images.values():
+            shutil.copyfile(path, folder / path.name)
     return files, generated

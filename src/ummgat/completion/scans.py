@@ -1,6 +1,5 @@
 """From studies as scanned to completed ones, in one call: prepare them raw, check them, then fill them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ummgat.check.cohort import CheckReport
 from ummgat.check.prepared import prepare_and_check
 from ummgat.completion.cohort import CompletionReport, complete
 from ummgat.completion.fill import Request
+from ummgat.core.each import Progress
 from ummgat.intake.layouts import RawStudy
 from ummgat.intake.studies import LAYOUT, studies_of_sheet
 from ummgat.model.weights import TrainedModel, load_model
@@ -18,9 +18,6 @@ from ummgat.prepare.settings import PrepareSettings
 
 PREPARED, COMPLETED = "prepared", "completed"
 """Folders of the output."""
-
-Progress = Callable[[int, int, str], None]
-"""(studies finished, studies in all, subject)."""
 
 
 @dataclass
@@ -55,6 +52,7 @@ def complete_scans(
     request: Request | None = None,
     layout: str = "auto",
     device: str = "cpu",
+    jobs: int = 1,
     overwrite: bool = False,
     on_prepared: Progress | None = None,
     on_checked: Progress | None = None,
@@ -83,7 +81,7 @@ def complete_scans(
     checks : path, optional
         File of `ummgat train-checks`; default the bundled ones. What they find of a study is a warning of its completion, and
         stands in its `study.json`: a T1 that may be a T1ce is said before its images are believed.
-    request, layout, device, overwrite
+    request, layout, device, jobs, overwrite
         See `ummgat.complete`.
     on_prepared, on_checked, on_completed : callable, optional
 
@@ -124,6 +122,7 @@ def complete_scans(
         out / PREPARED,
         settings,
         checks=None if checks is None else Path(checks),
+        jobs=jobs,
         overwrite=overwrite,
         found=found,
         on_prepared=on_prepared,
@@ -137,6 +136,7 @@ def complete_scans(
             trained,
             request=request,
             device=device,
+            jobs=jobs,
             overwrite=overwrite,
             progress=on_completed,
         )

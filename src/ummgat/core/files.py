@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -150,3 +151,10 @@ def exclusive(folder: Path) -> Iterator[None]:
                 "finished, or choose another folder."
             ) from error
         yield
+
+
+def remove_leftovers(out: Path, older_than_s: float = 3600.0) -> None:
+    """Remove temporary folders of killed runs; younger ones may belong to a run that is still busy."""
+    for folder in out.glob(TEMPORARY + "*"):
+        if time.time() - folder.stat().st_mtime > older_than_s:
+            shutil.rmtree(folder, ignore_errors=True)

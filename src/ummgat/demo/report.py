@@ -79,7 +79,7 @@ def demo_report(
         correlations(complete["training"], SEQUENCES),
         settings,
         seed,
-        progress=lambda done, n: progress("every scenario", done, n),
+        progress=lambda done, n, _: progress("every scenario", done, n),
     )
     if report.failed:
         raise ValueError(

@@ -18,6 +18,7 @@ from ummgat.completion.fill import Request
 from ummgat.core.config import Config, load_config
 from ummgat.core.domain import Domain
 from ummgat.core.draw import make_draw
+from ummgat.core.each import gathered
 from ummgat.core.files import require_new, write_json, write_text
 from ummgat.core.metrics import rank_correlation
 from ummgat.core.study import Study, load_cohort, write_study
@@ -93,7 +94,7 @@ def run_demo(
     tests = [study for study in cohort if study.subject in split["test"]]
     trust = _complete_one(out, model, tests[0], truths[tests[0].subject], overwrite)
     console.print("[bold]5/6[/] Measuring against the truth that training never saw")
-    rows = measure(model, tests, truths)
+    rows = gathered(measure(model, tests, truths))
     summary = medians(rows)
     write_rows(out / "directions.csv", rows)
     write_text(out / "directions.md", direction_table(summary, "A"))

@@ -5,7 +5,8 @@ segmenter got them: `complete` (nothing), `matched` (histogram of A), `generate`
 scanned the same subject, which only a phantom knows). A's own subjects are the scenario `A at home`.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 
 from ummgat.completion.fill import Request, fill
 from ummgat.core.domain import Domain
+from ummgat.core.each import Progress, Report
 from ummgat.core.matching import match_histogram
 from ummgat.core.study import Study, require_spacing
-from ummgat.evaluate.results import Report, Row, Volume, add_each, key_of, opened_results, scores
+from ummgat.evaluate.results import Row, Volume, add_each, key_of, opened_results, scores
 from ummgat.model.weights import TrainedModel
 from ummgat.segment.contract import Segmenter, checked
 from ummgat.segment.unseen import require_unseen
@@ -29,8 +31,9 @@ def cross_center(
     out: Path,
     settings: Mapping[str, Any],
     scanned: Mapping[str, Study] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Report:
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Report[None]:
     """Segment subjects of every center with the segmenter of `home`.
 
     Parameters
@@ -49,8 +52,10 @@ def cross_center(
         What the results depend on.
     scanned : mapping of subject → Study, optional
         Subjects of other centers as `home` would have scanned them.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
-        (subjects done, subjects in all).
+        (studies finished, studies in all, subject).
 
     Returns
     -------
@@ -73,11 +78,21 @@ def cross_center(
     for study in studies:
         require_spacing(study, model.config.data.spacing_mm)
     with opened_results(out, settings) as results:
+        order = _Order(segmenter, home, model, scanned or {}, frozenset(results.done))
+        return add_each(results, studies, _rows_of, order, jobs, progress)
 
-        def rows_of(study: Study) -> Iterator[list[Row]]:
-            return _subject_rows(segmenter, home, model, study, (scanned or {}).get(study.subject), results.done)
 
-        return add_each(results, studies, rows_of, progress)
+@dataclass(frozen=True)
+class _Order:
+    segmenter: Segmenter
+    home: str
+    model: TrainedModel
+    scanned: Mapping[str, Study]
+    done: frozenset[tuple[str, ...]]
+
+
+def _rows_of(order: _Order, study: Study) -> Iterator[list[Row]]:
+    return _subject_rows(order.segmenter, order.home, order.model, study, order.scanned.get(study.subject), order.done)
 
 
 def _subject_rows(

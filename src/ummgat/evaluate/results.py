@@ -3,25 +3,24 @@
 import csv
 import io
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.files import csv_text, exclusive, write_json, write_text
 from ummgat.core.metrics import dice, hd95
 from ummgat.core.study import REGIONS, Study
 from ummgat.core.volume import Grid, resample
 from ummgat.evaluate.lesion_wise import lesion_wise
 
-log = logging.getLogger(__name__)
+C = TypeVar("C")
 
 Volume = NDArray[np.uint8]
 
@@ -52,6 +51,16 @@ class ResultsFile:
             os.fsync(file.fileno())
         self.done.add(key_of(rows[0]))
 
+    def sort(self, subjects: Sequence[str]) -> None:
+        """Bring the rows into the order of these subjects, each subject's own as they are; others come first."""
+        if not self.path.is_file():
+            return
+        rows = read_results(self.path)
+        place = {subject: i for i, subject in enumerate(subjects)}
+        ordered = sorted(rows, key=lambda row: place.get(row["subject"], -1))
+        if ordered != rows:
+            write_text(self.path, csv_text(ordered, COLUMNS))
+
 
 @contextmanager
 def opened_results(folder: Path, settings: Mapping[str, Any]) -> Iterator[ResultsFile]:
@@ -68,34 +77,68 @@ def opened_results(folder: Path, settings: Mapping[str, Any]) -> Iterator[Result
         yield ResultsFile(folder / "results.csv")
 
 
-@dataclass
-class Report:
-    """What became of the subjects."""
-
-    done: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    """Subject → why."""
-
-
 def add_each(
     results: ResultsFile,
     studies: Sequence[Study],
-    rows_of: Callable[[Study], Iterable[list[Row]]],
-    progress: Callable[[int, int], None] | None,
-) -> Report:
-    """Add what `rows_of` gives for every study, a segmentation at a time; a study that fails leaves the others alone."""
-    report = Report()
-    for i, study in enumerate(studies):
-        try:
-            for rows in rows_of(study):
-                results.add(rows)
-            report.done.append(study.subject)
-        except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
-            log.error("%s was not evaluated: %s", study.subject, error)
-            report.failed[study.subject] = str(error) or type(error).__name__
-        if progress:
-            progress(i + 1, len(studies))
+    rows_of: Callable[[C, Study], Iterable[list[Row]]],
+    context: C,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Report[None]:
+    """Add what `rows_of` gives for every study; a study that fails leaves the others alone.
+
+    In one process each segmentation is on disk before the next begins; with several jobs, each study. The file ends in the
+    order of the studies, whoever was first.
+
+    Parameters
+    ----------
+    results : ResultsFile
+    studies : sequence of Study
+    rows_of : callable
+        (context, study) → the rows of one segmentation after another. A function of a module.
+    context : object
+    jobs : int
+        Worker processes.
+    progress : callable, optional
+    """
+    by_subject = named(studies, lambda study: study.subject)
+    new: dict[str, int] = dict.fromkeys(by_subject, 0)
+
+    def add(_: None, study: Study) -> None:
+        for rows in rows_of(context, study):
+            results.add(rows)
+            new[study.subject] += 1
+
+    def add_all(subject: str, found: tuple[list[list[Row]], str | None]) -> None:
+        for rows in found[0]:
+            results.add(rows)
+        new[subject] += len(found[0])
+
+    report: Report[None]
+    if jobs == 1:
+        report = each(add, by_subject, None, progress=progress)
+    else:
+        there = each(_all_rows, by_subject, (rows_of, context), jobs=jobs, progress=progress, on_done=add_all)
+        problems = there.failed | {subject: why for subject, (_, why) in there.done.items() if why is not None}
+        failed = {subject: problems[subject] for subject in by_subject if subject in problems}
+        report = Report(dict.fromkeys(s for s in by_subject if s not in failed), failed=failed)
+    results.sort(list(by_subject))
+    report.up_to_date = [subject for subject in report.done if not new[subject]]
+    report.done = {subject: None for subject in report.done if new[subject]}
     return report
+
+
+def _all_rows(
+    given: tuple[Callable[[C, Study], Iterable[list[Row]]], C], study: Study
+) -> tuple[list[list[Row]], str | None]:
+    """Rows of one study in a worker process, and why they end early, if they do."""
+    rows_of, context = given
+    found: list[list[Row]] = []
+    try:
+        found.extend(rows_of(context, study))
+    except Exception as error:  # noqa: BLE001  (a foreign segmenter may raise anything)
+        return found, reason(error)
+    return found, None
 
 
 def key_of(row: Row) -> tuple[str, ...]:

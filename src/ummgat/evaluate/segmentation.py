@@ -1,6 +1,6 @@
 """Does it help the segmenter? Every scenario and every substitute, one segmentation after another."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from ummgat.completion.fill import Request, fill
 from ummgat.core.domain import Domain
+from ummgat.core.each import Progress, Report
 from ummgat.core.matching import match_histogram
 from ummgat.core.study import LABELS, Study, require_spacing
-from ummgat.evaluate.results import Report, Row, add_each, key_of, opened_results, round_trip, scores
+from ummgat.evaluate.results import Row, add_each, key_of, opened_results, round_trip, scores
 from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
 from ummgat.model.translator import Translator
 from ummgat.model.weights import TrainedModel
@@ -32,10 +33,11 @@ def evaluate(
     settings: Mapping[str, Any],
     seed: int = 0,
     scenarios: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
     as_center: str | None = None,
     fine: Mapping[str, Study] | None = None,
-) -> Report:
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Report[None]:
     """Segment every subject in every scenario with every substitute.
 
     Parameters
@@ -58,13 +60,15 @@ def evaluate(
         Of the random scenario.
     scenarios : sequence of str, optional
         Names and groups to restrict to, see `scenario_names`, which also says the default.
-    progress : callable, optional
-        (segmentations done or skipped, studies' total).
     as_center : str, optional
         Center of the model as whose all studies are translated, for cohorts of centers that it was not trained with. It is
         written to the settings, and to each row as `M as A`.
     fine : mapping of subject → Study, optional
         The same subjects with smaller voxels, annotated: scores are given there too, beside what the grid alone costs.
+    jobs : int
+        Worker processes; the result does not depend on it. A foreign segmenter has a process of its own and takes one job.
+    progress : callable, optional
+        (studies finished, studies in all, subject).
 
     Returns
     -------
@@ -96,12 +100,26 @@ def evaluate(
     if fine:
         told["fine_mm"] = sorted({study.grid.spacing_mm[0] for study in fine.values()})
     with opened_results(out, told) as results:
+        done = frozenset(results.done)
+        order = _Order(segmenters, model, correlated, wanted, done, seed, as_center, fine or {})
+        return add_each(results, studies, _rows_of, order, jobs, progress)
 
-        def rows_of(study: Study) -> Iterator[list[Row]]:
-            task = Task(study, (fine or {}).get(study.subject), seed, as_center)
-            return _subject_rows(segmenters, model, task, correlated, wanted, results.done)
 
-        return add_each(results, studies, rows_of, progress)
+@dataclass(frozen=True)
+class _Order:
+    segmenters: Mapping[str, Segmenter | CrossFitted]
+    model: TrainedModel
+    correlated: Mapping[tuple[str, str], float]
+    wanted: Mapping[str, set[str]]
+    done: frozenset[tuple[str, ...]]
+    seed: int
+    as_center: str | None
+    fine: Mapping[str, Study]
+
+
+def _rows_of(order: _Order, study: Study) -> Iterator[list[Row]]:
+    task = Task(study, order.fine.get(study.subject), order.seed, order.as_center)
+    return _subject_rows(order.segmenters, order.model, task, order.correlated, order.wanted, order.done)
 
 
 @dataclass(frozen=True)

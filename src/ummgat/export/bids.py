@@ -38,7 +38,7 @@ shown or absent in it means nothing.
 Not for diagnosis or treatment.
 """
 
-_IGNORED = "*_desc-reliability*\n*_swi.*\n*_trace.*\n*_cbf.*\n*_FA.*\n"
+_IGNORED = ".ummgat.json\n*_desc-reliability*\n*_swi.*\n*_trace.*\n*_cbf.*\n*_FA.*\n"
 
 
 def bids_label(subject: str) -> str:

@@ -1,14 +1,17 @@
 """Completed cohorts out: study by study, a bad one is reported and the rest is done."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.extras import need
-from ummgat.core.files import FULL, explained_full_disk, replaced_folder, require_new
+from ummgat.core.files import explained_full_disk, replaced_folder, require_new
+from ummgat.core.stamp import STAMP, fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import AlignmentRecord
 from ummgat.core.volume import Grid, read_volume
 from ummgat.export.bids import bids_label, write_dataset, write_subject
@@ -22,17 +25,10 @@ from ummgat.intake.layouts import LABELS_EITHER
 from ummgat.prepare.labels import resample_labels, translate
 from ummgat.prepare.rigid import moved
 
-Progress = Callable[[int, int, str], None]
-"""(studies finished, studies in all, subject)."""
+ExportReport = Report[list[str]]
+"""`done`: subject → series folders and files, relative to the output folder."""
 
-
-@dataclass
-class ExportReport:
-    """What was written."""
-
-    done: dict[str, list[str]] = field(default_factory=dict)
-    """Subject → series folders and files, relative to the output folder."""
-    failed: dict[str, str] = field(default_factory=dict)
+_ALGORITHM = 1  # raise when exporting the same study would give other files
 
 
 @dataclass(frozen=True)
@@ -44,35 +40,70 @@ class Segmentations:
     algorithm: Algorithm
 
 
+@dataclass(frozen=True)
+class _Bids:
+    out: Path
+    labels: Mapping[str, str]
+    """Subject → its label."""
+    marks: Mapping[str, str]
+    """Subject → fingerprint."""
+
+
 def export_bids(
-    completed: Path, out: Path, *, overwrite: bool = False, progress: Progress | None = None
+    completed: Path, out: Path, *, jobs: int = 1, overwrite: bool = False, progress: Progress | None = None
 ) -> ExportReport:
-    """Write completed studies as BIDS derivatives.
+    """Write completed studies as BIDS derivatives; those that are there already and have not changed are left as they are.
 
     Raises
     ------
     FileNotFoundError, FileExistsError, ValueError
-        No completed studies, or something in `out` already. Problems of one study go into the report.
+        No completed studies, or something else in `out` already. Problems of one study go into the report.
     """
-    folders = completed_folders(completed)
-    _check_out(out, overwrite, completed)
+    folders = named(completed_folders(completed), lambda folder: folder.name)
+    report = ExportReport()
     labels: dict[str, str] = {}
-
-    def write(study: CompletedStudy) -> list[str]:
-        label = bids_label(study.subject)
-        if label.lower() in labels:
-            raise ValueError(
-                f"Two subjects have one BIDS label: {study.subject}. Found {labels[label.lower()]} with {label} too; expected "
+    taken: dict[str, str] = {}
+    for subject in folders:
+        try:
+            label = bids_label(subject)
+        except ValueError as error:
+            report.failed[subject] = str(error)
+            continue
+        if label.lower() in taken:
+            report.failed[subject] = (
+                f"Two subjects have one BIDS label: {subject}. Found {taken[label.lower()]} with {label} too; expected "
                 "names that differ in letters and digits. Rename one."
             )
-        with replaced_folder(out / f"sub-{label}") as temporary:
-            files = write_subject(study, temporary, label)
-        labels[label.lower()] = label
-        return [f"sub-{label}/{name}" for name in files]
-
-    report = _each(folders, out, write, progress)
-    write_dataset(out, list(labels.values()))
+        else:
+            taken[label.lower()] = labels[subject] = label
+    places = {subject: out / f"sub-{label}" for subject, label in labels.items()}
+    _check_out(out, overwrite, places.values(), completed)
+    todo, marks = _to_do(folders, places, ["bids"], overwrite, report)
+    now = each(_export_bids, todo, _Bids(out, labels, marks), jobs=jobs, progress=progress)
+    _add(report, now, folders)
+    write_dataset(out, [labels[subject] for subject in report.present])
     return report
+
+
+def _export_bids(order: _Bids, folder: Path) -> list[str]:
+    label = order.labels[folder.name]
+    place = order.out / f"sub-{label}"
+    with explained_full_disk(place), replaced_folder(place) as temporary:
+        files = write_subject(read_completed(folder), temporary, label)
+        write_stamp(temporary, order.marks[folder.name], files)
+    return [f"sub-{label}/{name}" for name in files]
+
+
+@dataclass(frozen=True)
+class _Dicom:
+    out: Path
+    sources: Sources
+    uids: UidMap | None
+    """None: the patient stays named."""
+    mark: bool
+    segmentations: Segmentations | None
+    marks: Mapping[str, str]
+    """Subject → fingerprint."""
 
 
 def export_dicom(
@@ -84,10 +115,13 @@ def export_dicom(
     deidentify: bool = False,
     mark: bool = False,
     segmentations: Segmentations | None = None,
+    jobs: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write the generated images of completed studies as DICOM series, and label maps as DICOM SEG.
+
+    Studies that are there already and have not changed are left as they are.
 
     Parameters
     ----------
@@ -105,6 +139,10 @@ def export_dicom(
     mark : bool
         Burn SYNTHETIC into generated planes.
     segmentations : Segmentations, optional
+    jobs : int
+        Worker processes.
+    overwrite : bool
+        Write again what is there, whatever it is.
 
     Raises
     ------
@@ -113,8 +151,9 @@ def export_dicom(
     """
     for package in ("pydicom", *(["highdicom"] if segmentations else [])):
         need(package, "dicom")
-    folders = completed_folders(completed)
-    _check_out(out, overwrite, completed, source)
+    folders = named(completed_folders(completed), lambda folder: folder.name)
+    places = {subject: out / subject for subject in folders}
+    _check_out(out, overwrite, places.values(), completed, source)
     sources = find_sources(source, sheet)
     if sources.one_patient and len(folders) > 1:
         raise ValueError(
@@ -126,20 +165,58 @@ def export_dicom(
             f"One label map for several studies: {segmentations.place}. Found {len(folders)} studies; expected one. Give a folder "
             "of files called <subject>.nii.gz."
         )
-    uids = UidMap(sources.salt)
+    report = ExportReport()
+    what = ["dicom", deidentify, mark, sorted(str(c.series.series_uid) for c in sources.candidates)]
+    if segmentations:
+        what += [asdict(segmentations.algorithm), _label_stamps(segmentations.place)]
+    todo, marks = _to_do(folders, places, what, overwrite, report)
+    order = _Dicom(out, sources, UidMap(sources.salt) if deidentify else None, mark, segmentations, marks)
+    _add(report, each(_export_dicom, todo, order, jobs=jobs, progress=progress), folders)
+    return report
 
-    def write(study: CompletedStudy) -> list[str]:
-        with replaced_folder(out / study.subject) as temporary:
-            alias = Alias(study.subject, uids) if deidentify else None
-            names = _write_study(study, temporary, sources, alias, mark, segmentations)
-        return [f"{study.subject}/{name}" for name in names]
 
-    return _each(folders, out, write, progress)
+def _export_dicom(order: _Dicom, folder: Path) -> list[str]:
+    place = order.out / folder.name
+    with explained_full_disk(place), replaced_folder(place) as temporary:
+        study = read_completed(folder)
+        alias = None if order.uids is None else Alias(study.subject, order.uids)
+        names = _write_study(study, temporary, order.sources, alias, order.mark, order.segmentations)
+        write_stamp(temporary, order.marks[folder.name], names)
+    return [f"{folder.name}/{name}" for name in names]
 
 
-def _check_out(out: Path, overwrite: bool, *inputs: Path) -> None:
-    """Refuse an output folder that holds something, or that is an input, within one or around one."""
-    require_new(out, overwrite)
+def _label_stamps(place: Path) -> list[tuple[str, int, int]]:
+    return stamps([place] if place.is_file() else sorted(p for p in place.glob("*.nii*") if p.is_file()))
+
+
+def _to_do(
+    folders: Mapping[str, Path], places: Mapping[str, Path], what: Sequence[Any], overwrite: bool, report: ExportReport
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Studies that must be written, and fingerprints; the others go into the report."""
+    todo, marks = {}, {}
+    for subject, place in places.items():
+        files = sorted(p for p in folders[subject].rglob("*") if p.is_file())
+        try:
+            marks[subject] = fingerprint(_ALGORITHM, what, stamps(files))
+            if up_to_date(place, marks[subject], overwrite) is None:
+                todo[subject] = folders[subject]
+            else:
+                report.up_to_date.append(subject)
+        except (ValueError, OSError) as error:
+            report.failed[subject] = reason(error)
+    return todo, marks
+
+
+def _add(report: ExportReport, now: ExportReport, folders: Mapping[str, Path]) -> None:
+    failed = report.failed | now.failed
+    report.done, report.failed = now.done, {subject: failed[subject] for subject in folders if subject in failed}
+
+
+def _check_out(out: Path, overwrite: bool, places: Iterable[Path], *inputs: Path) -> None:
+    """Refuse an output folder that holds something this export did not write, or that is an input, within one or around one."""
+    ours = [place for place in places if (place / STAMP).is_file()]
+    if not ours:
+        require_new(out, overwrite)
     there = out.resolve()
     for given in inputs:
         place = given.resolve()
@@ -148,23 +225,6 @@ def _check_out(out: Path, overwrite: bool, *inputs: Path) -> None:
                 f"Output and input are not apart: {out}. Found one inside the other; expected another place. Choose one: inputs are "
                 "never changed."
             )
-
-
-def _each(
-    folders: Sequence[Path], out: Path, write: Callable[[CompletedStudy], list[str]], progress: Progress | None
-) -> ExportReport:
-    report = ExportReport()
-    for i, folder in enumerate(folders):
-        try:
-            with explained_full_disk(out / folder.name):
-                report.done[folder.name] = write(read_completed(folder))
-        except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in FULL:  # stops every study
-                raise
-            report.failed[folder.name] = str(error)
-        if progress is not None:
-            progress(i + 1, len(folders), folder.name)
-    return report
 
 
 def _write_study(

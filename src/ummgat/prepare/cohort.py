@@ -1,18 +1,13 @@
 """Prepare a whole folder of studies: resumable, in parallel, never leaving anything half-written."""
 
-import multiprocessing
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
 
 import numpy as np
 
-from ummgat.core.files import explained_full_disk, write_json
+from ummgat.core.each import Progress, Report, each, named
+from ummgat.core.files import explained_full_disk, remove_leftovers, write_json
 from ummgat.core.study import Study, load_study
 from ummgat.core.version import __version__
 from ummgat.core.volume import Grid, read_grid
@@ -22,10 +17,7 @@ from ummgat.prepare.centers import assign_centers
 from ummgat.prepare.images import StudyError, grid_problems
 from ummgat.prepare.one import prepare_one
 from ummgat.prepare.settings import PrepareSettings
-from ummgat.prepare.store import Status, fingerprint, remove_leftovers, status
-
-Progress = Callable[[int, int, str], None]
-"""Called as (studies finished, studies in all, what happened to the last one)."""
+from ummgat.prepare.store import Status, fingerprint, status
 
 
 @dataclass(frozen=True)
@@ -42,14 +34,10 @@ class PlannedStudy:
 
 
 @dataclass
-class PrepareReport:
-    """What `prepare_cohort` did, or in a dry run would do."""
+class PrepareReport(Report[None]):
+    """What `prepare_cohort` did, or in a dry run would do. `failed` says all problems of a subject."""
 
-    layout: str
-    done: list[str] = field(default_factory=list)
-    skipped_up_to_date: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    """Subject → all its problems."""
+    layout: str = ""
     findings: dict[str, list[str]] = field(default_factory=dict)
     """Subject → remarks that did not stop it."""
     ignored: dict[str, list[str]] = field(default_factory=dict)
@@ -103,14 +91,12 @@ def prepare_cohort(
         The disk is full. Finished studies stay, nothing half-written does; the next run goes on from there.
     """
     source, out = Path(source), Path(out)
-    if jobs < 1:
-        raise ValueError(f"Bad number of jobs: --jobs. Found {jobs}; expected 1 or more. Correct it.")
     if out.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(out.resolve()):
         raise ValueError(
             f"Output and source overlap: {out}. Found {source} as source; expected separate folders. Choose another output."
         )
     raws, layout = found or find_studies(source, settings.layout)
-    report = PrepareReport(layout)
+    report = PrepareReport(layout=layout)
     planned = list(_plan(raws, layout, out, settings, overwrite, report))
     _check_others(out, planned, report)
     if dry_run:
@@ -118,19 +104,12 @@ def prepare_cohort(
         report.planned = [plan for plan in report.planned if plan.raw.subject not in report.failed]
         return report
     remove_leftovers(out)
-    report.skipped_up_to_date = [plan.raw.subject for plan in planned if plan.status == "up to date"]
-    todo = [plan for plan in planned if plan.status != "up to date"]
-    with closing(_run(todo, settings, jobs)) as results:  # closing: an interrupt must stop the workers at once
-        for finished, (subject, problem) in enumerate(results, start=1):
-            if problem is None:
-                report.done.append(subject)
-            else:
-                report.failed[subject] = problem
-            if progress is not None:
-                progress(finished, len(todo), f"{subject}: {problem or 'prepared'}")
-    report.done.sort()
-    report.failed = dict(sorted(report.failed.items()))
-    if report.done or report.skipped_up_to_date:
+    report.up_to_date = [plan.raw.subject for plan in planned if plan.status == "up to date"]
+    todo = named((plan for plan in planned if plan.status != "up to date"), lambda plan: plan.raw.subject)
+    now = each(_prepare, todo, settings, jobs=jobs, progress=progress)
+    report.done = now.done
+    report.failed = dict(sorted((report.failed | now.failed).items()))
+    if report.present:
         studies = _studies_in(out, report.failed)
         report.findings |= {study.subject: study.record.findings for study in studies if study.record.findings}
         with explained_full_disk(out / "cohort.json"):
@@ -244,33 +223,8 @@ def _with_grid(plan: PlannedStudy, report: PrepareReport, raw: bool) -> PlannedS
     return PlannedStudy(plan.raw, plan.center, plan.folder, plan.status, plan.fingerprint, grid)
 
 
-def _run(todo: Sequence[PlannedStudy], settings: PrepareSettings, jobs: int) -> Generator[tuple[str, str | None]]:
-    """(subject, problem or None) of each study as it is finished."""
-    work = partial(_work, settings=settings)
-    if jobs == 1 or len(todo) < 2:
-        yield from map(work, todo)
-        return
-    # Ctrl-C reaches all processes: workers ignore it and finish their study, the parent hands out no more.
-    pool = ProcessPoolExecutor(
-        min(jobs, len(todo)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal,
-        initargs=(SIGINT, SIG_IGN),
-    )
-    try:
-        for future in as_completed([pool.submit(work, plan) for plan in todo]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"A worker process died. Found {error}; expected it to finish, so memory probably ran out. "
-            "Run again with fewer --jobs; finished studies are kept."
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _work(plan: PlannedStudy, settings: PrepareSettings) -> tuple[str, str | None]:
-    return plan.raw.subject, prepare_one(plan.raw, plan.center, plan.folder, plan.fingerprint, settings)
+def _prepare(settings: PrepareSettings, plan: PlannedStudy) -> None:
+    prepare_one(plan.raw, plan.center, plan.folder, plan.fingerprint, settings)
 
 
 def _write_cohort_json(out: Path, settings: PrepareSettings, report: PrepareReport, studies: Sequence[Study]) -> None:

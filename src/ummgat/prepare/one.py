@@ -1,6 +1,5 @@
-"""Prepare one study of a cohort from its files to its folder; a problem of it is a message, never an end of the cohort."""
+"""Prepare one study of a cohort from its files to its folder; a problem of it is an error with a message."""
 
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ummgat.core.files import FULL, explained_full_disk, replaced_folder
+from ummgat.core.files import explained_full_disk, replaced_folder
 from ummgat.core.study import StudyRecord, write_study
 from ummgat.core.volume import resample, write_volume
 from ummgat.intake.layouts import RawStudy
@@ -23,11 +22,9 @@ if TYPE_CHECKING:
 
 BRAIN_MASK = "brain_mask.nii"
 
-_log = logging.getLogger(__name__)
 
-
-def prepare_one(raw: RawStudy, center: str, folder: Path, fingerprint: str, settings: PrepareSettings) -> str | None:
-    """Prepare and write one study.
+def prepare_one(raw: RawStudy, center: str, folder: Path, fingerprint: str, settings: PrepareSettings) -> None:
+    """Prepare and write one study; nothing is written if it has a problem.
 
     Parameters
     ----------
@@ -39,29 +36,13 @@ def prepare_one(raw: RawStudy, center: str, folder: Path, fingerprint: str, sett
         Goes into the record, see `store.fingerprint`.
     settings : PrepareSettings
 
-    Returns
-    -------
-    str or None
-        The problem, if there was one; nothing is written then.
-
     Raises
     ------
-    OSError
-        Only if the disk is full, since that stops every study.
+    ValueError, OSError, ImportError, MemoryError
+        The problem.
     """
-    try:
-        with _unpacked(raw) as study:
-            _prepare(study, center, folder, fingerprint, settings)
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        return str(error)
-    except (ValueError, ImportError, MemoryError) as error:
-        return str(error) or "Out of memory. Use fewer --jobs or a larger spacing."
-    except Exception as error:  # noqa: BLE001 - a study that trips over a bug of ours must not stop the others
-        _log.exception("subject %s", raw.subject)
-        return f"Unexpected {type(error).__name__}: {error}. This is a bug of UMMGAT: please report it."
-    return None
+    with _unpacked(raw) as study:
+        _prepare(study, center, folder, fingerprint, settings)
 
 
 @contextmanager

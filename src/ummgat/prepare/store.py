@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import shutil
-import time
 from pathlib import Path
 from typing import Literal
 
-from ummgat.core.files import TEMPORARY, require_new
+from ummgat.core.files import require_new
 from ummgat.core.study import load_study
 from ummgat.intake.layouts import RawStudy
 from ummgat.prepare.settings import PrepareSettings
@@ -76,10 +74,3 @@ def status(folder: Path, mark: str, center: str, overwrite: bool) -> Status:
             "`ummgat prepare` writes. Move them away, or pass --overwrite to remove them."
         )
     return "changed"
-
-
-def remove_leftovers(out: Path, older_than_s: float = 3600.0) -> None:
-    """Remove temporary folders of killed runs; younger ones may belong to a run that is still busy."""
-    for folder in out.glob(TEMPORARY + "*"):
-        if time.time() - folder.stat().st_mtime > older_than_s:
-            shutil.rmtree(folder, ignore_errors=True)

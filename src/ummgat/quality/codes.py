@@ -4,7 +4,7 @@ Every domain has a head of its own, so codes of different domains lie apart even
 the features that all heads share, and only beside an encoder that learnt nothing. That control is collected, too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ummgat.core.domain import Domain
+from ummgat.core.each import Progress, each
 from ummgat.core.study import Study
 from ummgat.model.encoder import SequenceEncoder
 from ummgat.model.masked import from_unit, to_unit
@@ -28,8 +30,6 @@ KINDS = ("real", "generated", "lesion", "generated lesion", "flat lesion")
 ENCODERS = ("trained", "untrained")
 
 BATCH = 32
-
-Progress = Callable[[int, int], None]
 
 
 class Encoded(NamedTuple):
@@ -87,8 +87,9 @@ def collect(
     planes: int = 4,
     seed: int = 0,
     mode: str | None = None,
+    jobs: int = 1,
     progress: Progress | None = None,
-) -> Codes:
+) -> tuple[Codes, dict[str, str]]:
     """Encode slices of every acquired sequence, translated to every other domain, with a trained and an untrained encoder.
 
     Parameters
@@ -103,13 +104,14 @@ def collect(
         Of the untrained encoder's weights.
     mode : str, optional
         Code mode of the translations. Default: the one validation chose.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
-        (volumes finished, volumes in all).
 
     Returns
     -------
-    Codes
-        Both encoders see the very same images. Generated slices are rounded as a file would hold them; planes are
+    (Codes, dict)
+        Codes, and subjects that failed, with why. Both encoders see the very same images. Generated slices are rounded as a file would hold them; planes are
         translated singly, without the blending of neighbours that whole volumes get.
 
     Raises
@@ -128,8 +130,8 @@ def collect(
                 f"Study and model disagree on voxel size: {study.folder}. Found {study.grid.spacing_mm} mm; expected {wanted} "
                 f"mm. Run `ummgat prepare --spacing {wanted}`."
             )
-    volumes = selection_volumes(studies, model.table, model.config.data)
-    if not volumes:
+    known = {study.subject: study for study in studies if any(_domains(model, study))}
+    if not known:
         raise ValueError(
             f"No image to encode: {len(studies)} studies. Found no sequence that the model knows; expected some of "
             f"{', '.join(model.table.names)}. Choose other studies, or another model."
@@ -139,23 +141,47 @@ def collect(
         "trained": model.nets.encoder,
         "untrained": build_networks(model.config.model, len(model.table), seed).encoder.to(device).eval(),
     }
-    codes = model.codes[mode or model.criteria["mode"]]
+    order = _Order(model, encoders, planes, model.codes[mode or model.criteria["mode"]])
+    report = each(_encoded, known, order, jobs=jobs, progress=progress)
+    rows = [row for own, _, _ in report.done.values() for row in own]
+    if not rows:
+        why = "; ".join(report.failed.values()) or "no plane with enough brain"
+        raise ValueError(
+            f"No image to encode: {len(studies)} studies. Found {why}; expected some. Choose other studies."
+        )
+    features, heads = (np.concatenate([part for own in report.done.values() for part in own[i]]) for i in (1, 2))
+    return Codes(rows, features, heads), report.failed
+
+
+@dataclass(frozen=True)
+class _Order:
+    model: TrainedModel
+    encoders: Mapping[str, SequenceEncoder]
+    planes: int
+    codes: Tensor
+
+
+def _domains(model: TrainedModel, study: Study) -> list[Domain]:
+    return [d for d in (Domain(study.center, q) for q in study.acquired) if d in model.table]
+
+
+@torch.inference_mode()
+def _encoded(order: _Order, study: Study) -> tuple[list[Encoded], list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Rows, features and codes of one subject's volumes."""
+    model = order.model
     rows: list[Encoded] = []
-    features: list[Tensor] = []
-    heads: list[Tensor] = []
-    for i, volume in enumerate(volumes):
-        for images in _images_of(model, volume, planes, codes):
+    features, heads = [], []
+    for volume in selection_volumes([study], model.table, model.config.data):
+        for images in _images_of(model, volume, order.planes, order.codes):
             source, target = (model.table.names[y] for y in (images.source, images.target))
-            for name, encoder in encoders.items():
-                pooled, code = _encode(encoder, images, device)
+            for name, encoder in order.encoders.items():
+                pooled, code = _encode(encoder, images, order.codes.device)
                 rows += [
                     Encoded(name, images.kind, images.subject, source, target, plane) for plane in range(len(pooled))
                 ]
-                features.append(pooled)
-                heads.append(code)
-        if progress is not None:
-            progress(i + 1, len(volumes))
-    return Codes(rows, *(torch.cat(part).cpu().numpy().astype(np.float64) for part in (features, heads)))
+                features.append(pooled.cpu().numpy().astype(np.float64))
+                heads.append(code.cpu().numpy().astype(np.float64))
+    return rows, features, heads
 
 
 def _images_of(model: TrainedModel, volume: TrainingVolume, planes: int, codes: Tensor) -> list[_Images]:
@@ -198,12 +224,3 @@ def _encode(encoder: SequenceEncoder, images: _Images, device: torch.device) -> 
         features.append(encoder.features(x, region))
         codes.append(encoder(x, torch.full((len(x),), head, device=device), region))
     return torch.cat(features), torch.cat(codes)
-
-
-def vector_rows(found: Codes, space: str = "features") -> list[dict[str, object]]:
-    """Rows with their vectors as columns, to write as CSV."""
-    vectors = getattr(found, space)
-    return [
-        row._asdict() | {f"{space}_{i}": float(v) for i, v in enumerate(vector)}
-        for row, vector in zip(found.rows, vectors, strict=True)
-    ]

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ummgat.core.each import Progress, gathered
 from ummgat.core.files import csv_text, read_json, write_text
 from ummgat.core.study import Study
 from ummgat.evaluate.results import read_results
 from ummgat.evaluate.segmentation import evaluate
 from ummgat.evaluate.tables import cells
-from ummgat.model.weights import TrainedModel, load_model
+from ummgat.model.weights import load_model
+from ummgat.quality.directions import Row as DirectionRow
 from ummgat.quality.directions import measure, medians, write_rows
 from ummgat.quality.distances import distance_rows
 from ummgat.quality.domain_features import gather
@@ -33,8 +35,9 @@ def compare_runs(
     extractor: Extractor,
     out: Path,
     settings: Mapping[str, Any],
+    jobs: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:
+) -> tuple[list[Row], dict[str, str]]:
     """Measure every run on the same subjects and tabulate.
 
     Parameters
@@ -50,13 +53,16 @@ def compare_runs(
         Folder: comparison.csv, differences.csv, and a folder per run with its segmentations, which a killed comparison keeps.
     settings : mapping
         What the segmentations depend on.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
         (what, done, in all).
 
     Returns
     -------
-    list of rows
-        One per run and code mode; Dice and distances by the mode that the run's validation chose.
+    (list of rows, dict)
+        One row per run and code mode; Dice and distances by the mode that the run's validation chose. And subjects that
+        failed in something, with why: rows are over the others.
 
     Raises
     ------
@@ -73,14 +79,16 @@ def compare_runs(
     differing = different(configs)
     write_text(out / "differences.csv", csv_text(differing, list(differing[0]) if differing else ["setting"]))
 
-    def seen(what: str) -> Callable[[int, int], None]:
-        return lambda done, n: progress(what, done, n) if progress else None
+    def seen(what: str) -> Progress:
+        return lambda done, n, _: progress(what, done, n) if progress else None
 
-    (samples,) = gather(studies, models, [extractor], within_center=True, progress=seen(extractor.frechet))
+    (samples,), failed = gather(
+        studies, models, [extractor], within_center=True, jobs=jobs, progress=seen(extractor.frechet)
+    )
     distances = distance_rows(samples, resamples=0)
     rows = []
     for name, model in models.items():
-        evaluate(
+        failed |= evaluate(
             {"plain": segmenter},
             model,
             studies,
@@ -89,23 +97,26 @@ def compare_runs(
             {**settings, "model": model.hash},
             0,
             SCENARIOS,
-            seen(f"{name}: Dice"),
-        )
+            jobs=jobs,
+            progress=seen(f"{name}: Dice"),
+        ).failed
         overlap = _dice(out / name)
         own = [float(r["value"]) for r in distances if r["model"] == name and r["metric"] == extractor.frechet]
         for mode in MODES:
             chosen = mode == model.criteria["mode"]
+            report = measure(model, studies, mode=mode, jobs=jobs, progress=seen(f"{name}: {mode}"))
+            failed |= report.failed
             row = {
                 "run": name,
                 "differs in": "; ".join(f"{d['setting']} = {d[name]}" for d in differing) or "nothing",
                 "iterations": str(configs[name].get("train.iterations")),
                 "code mode": mode + (" (chosen)" if chosen else ""),
-                **_errors(model, studies, mode, seen(f"{name}: {mode}")),
+                **_errors(gathered(report)),
                 f"{extractor.frechet} ({extractor.name})": f"{np.mean(own):.2f}" if chosen and own else "",
             }
             rows.append(row | {f"Dice {region}": text if chosen else "" for region, text in overlap.items()})
     write_rows(out / "comparison.csv", rows)
-    return rows
+    return rows, failed
 
 
 def different(configs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -126,13 +137,9 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _errors(
-    model: TrainedModel, studies: Sequence[Study], mode: str, progress: Callable[[int, int], None]
-) -> dict[str, str]:
+def _errors(rows: Sequence[DirectionRow]) -> dict[str, str]:
     """Mean over directions of the median over subjects."""
-    summary = [
-        r for r in medians(measure(model, studies, mode=mode, progress=progress)) if r["substitute"] == "generated"
-    ]
+    summary = [r for r in medians(rows) if r["substitute"] == "generated"]
     found = {}
     for metric, region, digits in (
         ("mae", "brain", 1), ("mae", "lesion", 1), ("ssim", "brain", 3), ("correlation", "brain", 2),

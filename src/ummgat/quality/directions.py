@@ -3,7 +3,8 @@
 One row per subject, direction, substitute and region. All on the prepared grid, where the truth lives.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.core.domain import Domain
+from ummgat.core.each import Progress, Report, each, named
 from ummgat.core.files import csv_text, write_text
 from ummgat.core.matching import match_histogram
 from ummgat.core.metrics import flicker, gradient_energy, image_scores, ssim_map
@@ -59,8 +61,9 @@ def measure(
     studies: Sequence[Study],
     truths: Mapping[str, Study] | None = None,
     mode: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Report[list[Row]]:
     """Score every direction between different sequences of the same center.
 
     Parameters
@@ -72,34 +75,44 @@ def measure(
         Where the true images are. Default: the studies themselves.
     mode : str, optional
         Code mode. Default: the one validation chose.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
-        (studies finished, studies in all).
 
     Returns
     -------
-    list of rows
-        subject, center, source, target, substitute, region, mae, ssim, correlation, psnr, n_voxels; and, for region
+    Report
+        Rows of each study: subject, center, source, target, substitute, region, mae, ssim, correlation, psnr, n_voxels; and, for region
         `brain`, flicker_ratio and gradient_ratio against the true volume.
     """
-    mode = mode or model.criteria["mode"]
+    order = _Order(model, truths, mode or model.criteria["mode"])
+    return each(_study_rows, named(studies, lambda study: study.subject), order, jobs=jobs, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Order:
+    model: TrainedModel
+    truths: Mapping[str, Study] | None
+    mode: str
+
+
+def _study_rows(order: _Order, study: Study) -> list[Row]:
+    model = order.model
     rows: list[Row] = []
-    for i, study in enumerate(studies):
-        truth = truths[study.subject] if truths is not None else study
-        lesion = truth.lesion()
-        sources = [q for q in study.acquired if Domain(study.center, q) in model.table]
-        for source in sources:
-            translator = translator_of(model, np.array(study.volume(source)), Domain(study.center, source))
-            for target in model.table.sequences_of(study.center):
-                if target == source or target not in truth.sequences:
-                    continue
-                true = np.array(truth.volume(target))
-                stand_ins = substitutes_for(translator, Domain(study.center, target), mode)
-                for name, image in stand_ins.items():
-                    for row in _score(image, true, lesion):
-                        about = {"subject": study.subject, "center": study.center, "source": source, "target": target}
-                        rows.append(about | {"substitute": name} | row)
-        if progress is not None:
-            progress(i + 1, len(studies))
+    truth = order.truths[study.subject] if order.truths is not None else study
+    lesion = truth.lesion()
+    sources = [q for q in study.acquired if Domain(study.center, q) in model.table]
+    for source in sources:
+        translator = translator_of(model, np.array(study.volume(source)), Domain(study.center, source))
+        for target in model.table.sequences_of(study.center):
+            if target == source or target not in truth.sequences:
+                continue
+            true = np.array(truth.volume(target))
+            stand_ins = substitutes_for(translator, Domain(study.center, target), order.mode)
+            for name, image in stand_ins.items():
+                for row in _score(image, true, lesion):
+                    about = {"subject": study.subject, "center": study.center, "source": source, "target": target}
+                    rows.append(about | {"substitute": name} | row)
     return rows
 
 

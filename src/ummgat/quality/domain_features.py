@@ -1,16 +1,18 @@
 """Slices of every domain, real and generated, and their features: what distances between domains are made from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.core.domain import Domain
+from ummgat.core.each import Progress, each, named
 from ummgat.core.study import Study
 from ummgat.model.random_features import kernel_distance
 from ummgat.model.weights import TrainedModel
 from ummgat.quality.directions import generated, translator_of
-from ummgat.quality.distances import Sample, Samples, distance_rows, frechet_distance
+from ummgat.quality.distances import Sample, Samples, frechet_distance
 from ummgat.quality.features import Extractor
 
 Features = NDArray[np.float64]
@@ -38,8 +40,9 @@ def gather(
     mode: str | None = None,
     per_subject: int = SLICES_PER_SUBJECT,
     within_center: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Samples]:
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> tuple[list[Samples], dict[str, str]]:
     """Generate every domain from every other of the same study, and take features of real and generated slices.
 
     Parameters
@@ -58,13 +61,14 @@ def gather(
         Slices per volume at most.
     within_center : bool
         Generate only domains of the study's own center, which takes less time; real domains are compared all the same.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
-        (studies finished, studies in all).
 
     Returns
     -------
-    list of Samples
-        One per extractor, standardised by its real slices where the extractor says so.
+    (list of Samples, dict)
+        One per extractor, standardised by its real slices where the extractor says so; and subjects that failed, with why.
 
     Raises
     ------
@@ -75,22 +79,15 @@ def gather(
     domains = [d for d in tables[0] if all(d in table for table in tables)] if tables else []
     real: list[dict[Domain, dict[str, Features]]] = [{} for _ in extractors]
     made: list[dict[tuple[str, Domain, Domain], dict[str, Features]]] = [{} for _ in extractors]
-    for i, study in enumerate(studies):
-        for source in [d for d in domains if d.center == study.center and d.sequence in study.acquired]:
-            volume = np.array(study.volume(source.sequence))
-            planes = chosen_planes(volume, per_subject)
-            for extractor, found in zip(extractors, real, strict=True):
-                found.setdefault(source, {})[study.subject] = extractor(volume[planes])
-            for name, model in models.items():
-                translator = translator_of(model, volume, source)
-                for target in domains:
-                    if target == source or (within_center and target.center != source.center):
-                        continue
-                    fake = generated(translator, target, mode or model.criteria["mode"])[planes]
-                    for extractor, answers in zip(extractors, made, strict=True):
-                        answers.setdefault((name, source, target), {})[study.subject] = extractor(fake)
-        if progress is not None:
-            progress(i + 1, len(studies))
+    order = _Order(models, extractors, domains, mode, per_subject, within_center)
+    report = each(_features_of, named(studies, lambda study: study.subject), order, jobs=jobs, progress=progress)
+    for subject, (of_real, of_made) in report.done.items():
+        for found, own in zip(real, of_real, strict=True):
+            for source, features in own.items():
+                found.setdefault(source, {})[subject] = features
+        for answers, mine in zip(made, of_made, strict=True):
+            for key, features in mine.items():
+                answers.setdefault(key, {})[subject] = features
     if not extractors or len(real[0]) < 2:
         raise ValueError(
             f"Too few domains to compare. Found {', '.join(str(d) for r in real[:1] for d in r) or 'none'}; expected at least "
@@ -99,7 +96,39 @@ def gather(
     return [
         _samples(e, {d: r[d] for d in domains if d in r}, {k: v for k, v in m.items() if k[2] in r}, without_lam)
         for e, r, m in zip(extractors, real, made, strict=True)
-    ]
+    ], report.failed
+
+
+@dataclass(frozen=True)
+class _Order:
+    models: Mapping[str, TrainedModel]
+    extractors: Sequence[Extractor]
+    domains: Sequence[Domain]
+    mode: str | None
+    per_subject: int
+    within_center: bool
+
+
+def _features_of(
+    order: _Order, study: Study
+) -> tuple[list[dict[Domain, Features]], list[dict[tuple[str, Domain, Domain], Features]]]:
+    """Features of one subject's real and generated slices, a mapping per extractor each."""
+    real: list[dict[Domain, Features]] = [{} for _ in order.extractors]
+    made: list[dict[tuple[str, Domain, Domain], Features]] = [{} for _ in order.extractors]
+    for source in [d for d in order.domains if d.center == study.center and d.sequence in study.acquired]:
+        volume = np.array(study.volume(source.sequence))
+        planes = chosen_planes(volume, order.per_subject)
+        for extractor, found in zip(order.extractors, real, strict=True):
+            found[source] = extractor(volume[planes])
+        for name, model in order.models.items():
+            translator = translator_of(model, volume, source)
+            for target in order.domains:
+                if target == source or (order.within_center and target.center != source.center):
+                    continue
+                fake = generated(translator, target, order.mode or model.criteria["mode"])[planes]
+                for extractor, answers in zip(order.extractors, made, strict=True):
+                    answers[name, source, target] = extractor(fake)
+    return real, made
 
 
 def _samples(
@@ -123,19 +152,3 @@ def _samples(
         {extractor.frechet: frechet_distance, extractor.kernel: kernel_distance},
         tuple(without_lam),
     )
-
-
-def domain_distances(
-    studies: Sequence[Study],
-    models: Mapping[str, TrainedModel],
-    extractors: Sequence[Extractor],
-    without_lam: Sequence[str] = (),
-    resamples: int = 200,
-    seed: int = 0,
-    per_subject: int = SLICES_PER_SUBJECT,
-    within_center: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, object]]:
-    """Rows of every distance: `gather`, then `distance_rows` of each extractor."""
-    found = gather(studies, models, extractors, without_lam, None, per_subject, within_center, progress)
-    return [row for samples in found for row in distance_rows(samples, resamples, seed)]

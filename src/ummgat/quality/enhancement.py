@@ -7,7 +7,7 @@ images, and cannot tell uptake from anything else that is bright (vessels, blood
 brain is bright by definition.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ummgat.core.domain import Domain
+from ummgat.core.each import Progress, Report, Skipped, each, named
 from ummgat.core.study import REGIONS, Study
 from ummgat.evaluate.scenarios import Method, Scenario, Substitute
 from ummgat.evaluate.segmentation import Substitutes
@@ -144,8 +145,9 @@ def measure_enhancement(
     models: Mapping[str, TrainedModel],
     segmenter: Segmenter,
     studies: Sequence[Study],
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Report[list[Row]]:
     """Replace the t1ce of every subject by each substitute and look for enhancement that is not there, or no longer.
 
     Parameters
@@ -155,14 +157,15 @@ def measure_enhancement(
     segmenter : Segmenter
         The plain one, fed with the substitute and the true other images.
     studies : sequence of Study
-        With labels of NCR, ED and ET and all images the segmenter takes; others are left out. None a network trained on.
+        With labels of NCR, ED and ET and all images the segmenter takes; others are skipped. None a network trained on.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
-        (studies finished, studies in all).
 
     Returns
     -------
-    list of rows
-        subject, center, model (empty for the true image and copies), method, source, and what `by_segmenter` and
+    Report
+        Rows of each study: subject, center, model (empty for the true image and copies), method, source, and what `by_segmenter` and
         `by_intensity` say.
 
     Raises
@@ -175,15 +178,25 @@ def measure_enhancement(
             f"Segmenter cannot judge enhancement. Found sequences {', '.join(segmenter.sequences)}, regions "
             f"{segmenter.regions}; expected t1ce among them, and multi. Give another segmenter."
         )
-    rows = []
-    for i, study in enumerate(studies):
-        labels = study.labels()
-        usable = labels is not None and study.record.labels_regions == "multi"
-        if usable and set(segmenter.sequences) <= set(study.sequences):
-            rows += list(_subject_rows(models, segmenter, study, np.asarray(labels)))
-        if progress is not None:
-            progress(i + 1, len(studies))
-    return rows
+    return each(
+        _study_rows, named(studies, lambda study: study.subject), (models, segmenter), jobs=jobs, progress=progress
+    )
+
+
+def _study_rows(given: tuple[Mapping[str, TrainedModel], Segmenter], study: Study) -> list[Row]:
+    models, segmenter = given
+    labels = study.labels()
+    if labels is None or study.record.labels_regions != "multi":
+        raise Skipped("no labels of NCR, ED and ET")
+    require_images(study, segmenter)
+    return list(_subject_rows(models, segmenter, study, np.asarray(labels)))
+
+
+def require_images(study: Study, segmenter: Segmenter) -> None:
+    """Skip a study that lacks an image that the segmenter takes."""
+    absent = [q for q in segmenter.sequences if q not in study.sequences]
+    if absent:
+        raise Skipped(f"no {', '.join(absent)}")
 
 
 def _subject_rows(

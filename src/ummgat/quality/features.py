@@ -5,6 +5,7 @@ Only distances in `inception-fid` may be called FID and KID.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,37 +86,36 @@ def segmenter_bottleneck(segmenter: UnetSegmenter) -> Extractor:
             f"Features need a segmenter of planes: {BOTTLENECK}. Found {segmenter.config.dimensions} dimensions; expected 2. "
             "Give another segmenter, or choose other features."
         )
-    net = segmenter.net
-    encoder: list[Callable[[Tensor], Tensor]] = [getattr(net, f"down_{i}") for i in range(1, 5)]
-    first: Callable[[Tensor], Tensor] = net.conv_0  # type: ignore[assignment]
-    device = next(net.parameters()).device
-    channels = len(segmenter.sequences) * segmenter.config.planes
-
-    def of_batch(slices: Slices) -> Tensor:
-        images = torch.from_numpy(slices.astype(np.float32))[:, None].to(device)
-        rows, columns = (max(2 * FACTOR, n + -n % FACTOR) for n in images.shape[2:])
-        images = F.pad(images, (0, columns - images.shape[3], 0, rows - images.shape[2]))
-        brain = (images > 0).float()
-        h = first(((images - MIDDLE) / SPREAD * brain).expand(-1, channels, -1, -1))
-        for stage in encoder:
-            h = stage(h)
-        weight = F.adaptive_avg_pool2d(brain, h.shape[2:])  # type: ignore[arg-type]
-        return (h * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
-
     text = "mean over the brain in the deepest stage of the bundled segmenter's encoder (not Inception, not FID)"
-    return Extractor(BOTTLENECK, segmenter.config.widths[4], text, True, of_batch)
+    return Extractor(BOTTLENECK, segmenter.config.widths[4], text, True, partial(_bottleneck, segmenter))
+
+
+def _bottleneck(segmenter: UnetSegmenter, slices: Slices) -> Tensor:
+    net = segmenter.net
+    channels = len(segmenter.sequences) * segmenter.config.planes
+    images = torch.from_numpy(slices.astype(np.float32))[:, None].to(next(net.parameters()).device)
+    rows, columns = (max(2 * FACTOR, n + -n % FACTOR) for n in images.shape[2:])
+    images = F.pad(images, (0, columns - images.shape[3], 0, rows - images.shape[2]))
+    brain = (images > 0).float()
+    first: Callable[[Tensor], Tensor] = net.conv_0  # type: ignore[assignment]
+    h = first(((images - MIDDLE) / SPREAD * brain).expand(-1, channels, -1, -1))
+    for i in range(1, 5):
+        h = getattr(net, f"down_{i}")(h)
+    weight = F.adaptive_avg_pool2d(brain, h.shape[2:])  # type: ignore[arg-type]
+    return (h * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
 
 
 def random_convolutions() -> Extractor:
     """The features by which checkpoints are chosen, see `ummgat.model.random_features`: chosen by them, a model is flattered by them."""
     net = RandomFeatures()
     n = 2 * sum(conv.out_channels for conv in net.convs if isinstance(conv, torch.nn.Conv2d))
+    text = "untrained convolutions with fixed weights (not Inception, not FID)"
+    return Extractor(RANDOM, n, text, True, partial(_of_unit, net))
 
-    def of_batch(slices: Slices) -> Tensor:
-        out: Tensor = net(torch.from_numpy(to_unit(slices))[:, None])
-        return out
 
-    return Extractor(RANDOM, n, "untrained convolutions with fixed weights (not Inception, not FID)", True, of_batch)
+def _of_unit(net: torch.nn.Module, slices: Slices) -> Tensor:
+    out: Tensor = net(torch.from_numpy(to_unit(slices))[:, None])
+    return out
 
 
 def inception_fid(weights: Path) -> Extractor:
@@ -125,11 +125,11 @@ def inception_fid(weights: Path) -> Extractor:
     covariances of low rank, and a FID that depends strongly on their number.
     """
     net = load_fid_inception(weights)
-
-    def of_batch(slices: Slices) -> Tensor:
-        x = torch.from_numpy(to_unit(slices))[:, None]
-        out: Tensor = net(F.interpolate(x, (299, 299), mode="bilinear", align_corners=False).expand(-1, 3, -1, -1))
-        return out
-
     text = "Inception-v3 with the FID weights of 2015-12-05 (numerically unverified in this software)"
-    return Extractor(INCEPTION, N_INCEPTION, text, False, of_batch)
+    return Extractor(INCEPTION, N_INCEPTION, text, False, partial(_of_photographs, net))
+
+
+def _of_photographs(net: torch.nn.Module, slices: Slices) -> Tensor:
+    x = torch.from_numpy(to_unit(slices))[:, None]
+    out: Tensor = net(F.interpolate(x, (299, 299), mode="bilinear", align_corners=False).expand(-1, 3, -1, -1))
+    return out

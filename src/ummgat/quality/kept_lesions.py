@@ -5,18 +5,19 @@ the other images still show the lesion. `source alone`: all images but the sourc
 nothing else; strict. Lesions that the segmenter does not find in the true images are not counted against the generator.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ummgat.core.each import Progress, Report, Skipped, each, named
 from ummgat.core.study import Study
 from ummgat.evaluate.scenarios import Scenario, Substitute
 from ummgat.evaluate.segmentation import Substitutes
 from ummgat.evaluate.statistics import wilson
 from ummgat.model.weights import TrainedModel
-from ummgat.quality.enhancement import pieces
+from ummgat.quality.enhancement import pieces, require_images
 from ummgat.segment.contract import Segmenter
 
 TARGETS = ("flair", "t2")
@@ -41,8 +42,9 @@ def measure_kept(
     models: Mapping[str, TrainedModel],
     segmenter: Segmenter,
     studies: Sequence[Study],
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Report[list[Row]]:
     """One row per subject, model, target, source, setting and lesion of at least `LEAST_ML`.
 
     Parameters
@@ -51,25 +53,32 @@ def measure_kept(
     segmenter : Segmenter
         The plain one; whole tumour is whatever label it finds.
     studies : sequence of Study
-        With labels and all images the segmenter takes; others are left out. None a network trained on.
+        With labels and all images the segmenter takes; others are skipped. None a network trained on.
+    jobs : int
+        Worker processes; the result does not depend on it.
     progress : callable, optional
-        (studies finished, studies in all).
 
     Returns
     -------
-    list of rows
-        subject, center, model, target, source, setting, lesion (1, 2, … by their place in the volume), lesion_ml,
+    Report
+        Rows of each study: subject, center, model, target, source, setting, lesion (1, 2, … by their place in the volume), lesion_ml,
         share_true (found in the true images), share_found, vanished (0 or 1; not where share_true is below `LEAST_SHARE`).
     """
-    rows: list[Row] = []
-    for i, study in enumerate(studies):
-        labels = study.labels()
-        if labels is not None and set(segmenter.sequences) <= set(study.sequences):
-            lesions = pieces(np.asarray(labels) > 0, study.grid.voxel_ml, LEAST_ML)
-            rows += list(_subject_rows(models, segmenter, study, lesions)) if lesions else []
-        if progress is not None:
-            progress(i + 1, len(studies))
-    return rows
+    return each(
+        _study_rows, named(studies, lambda study: study.subject), (models, segmenter), jobs=jobs, progress=progress
+    )
+
+
+def _study_rows(given: tuple[Mapping[str, TrainedModel], Segmenter], study: Study) -> list[Row]:
+    models, segmenter = given
+    labels = study.labels()
+    if labels is None:
+        raise Skipped("no labels")
+    require_images(study, segmenter)
+    lesions = pieces(np.asarray(labels) > 0, study.grid.voxel_ml, LEAST_ML)
+    if not lesions:
+        raise Skipped(f"no lesion of {LEAST_ML:g} ml")
+    return list(_subject_rows(models, segmenter, study, lesions))
 
 
 def _subject_rows(

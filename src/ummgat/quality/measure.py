@@ -4,13 +4,16 @@ A part that has been written is not measured again; the files say by their setti
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from ummgat.core.domain import Domain
-from ummgat.core.files import atomic_path, exclusive, write_json
+from ummgat.core.each import Progress as EachProgress
+from ummgat.core.each import each, gathered, named
+from ummgat.core.files import atomic_path, exclusive, read_json, write_json
 from ummgat.core.study import Study, require_spacing
 from ummgat.evaluate.results import same_settings
 from ummgat.evaluate.scenarios import fixed_scenarios
@@ -31,10 +34,23 @@ from ummgat.segment.unseen import require_unseen
 
 PARTS = ("directions", "distances", "enhancement", "lesions", "codes", "pictures")
 
+FAILED = "images_failed.json"
+"""Part → subjects that failed in it, and are tried again."""
+
 PICTURED = 2
 """Subjects of whom pictures are made: the first ones, whoever they are."""
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Measured:
+    """What came of `measure_images`."""
+
+    left_out: list[str] = field(default_factory=list)
+    """Parts that were left out, and why."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """`subject, part` → why it is not in that part. Parts with failures are measured again by the next run."""
 
 
 def measure_images(
@@ -46,8 +62,9 @@ def measure_images(
     extractors: Sequence[Extractor],
     parts: Sequence[str] = PARTS,
     within_center: bool = True,
+    jobs: int = 1,
     progress: Progress | None = None,
-) -> list[str]:
+) -> Measured:
     """Measure and picture what models make of studies.
 
     Parameters
@@ -69,13 +86,15 @@ def measure_images(
         Out of `PARTS`.
     within_center : bool
         Distances of translations within a center only.
+    jobs : int
+        Worker processes; the result does not depend on it. Pictures are made by one.
     progress : callable, optional
         (part, done, in all).
 
     Returns
     -------
-    list of str
-        Parts that were left out, and why.
+    Measured
+        A study that fails leaves the others alone.
 
     Raises
     ------
@@ -93,36 +112,56 @@ def measure_images(
         require_spacing(study, model.config.data.spacing_mm)
     require_unseen({"segmenter": segmenter}, studies)
     out.mkdir(parents=True, exist_ok=True)
-    left_out = []
+    measured = Measured()
 
-    def seen(part: str) -> Callable[[int, int], None]:
-        return lambda done, n: progress(part, done, n) if progress else None
+    def seen(part: str) -> EachProgress:
+        return lambda done, n, _: progress(part, done, n) if progress else None
 
     with exclusive(out):
         same_settings(out / "images.json", dict(settings))
-        if "directions" in parts and not (out / "directions.csv").is_file():
-            write_rows(out / "directions.csv", measure(model, studies, progress=seen("directions")))
-        if "distances" in parts and not (out / "distances.csv").is_file():
-            _distances(models, studies, out, extractors, within_center, seen("distances"))
-        if "enhancement" in parts and not (out / "enhancement.csv").is_file():
+        before: dict[str, list[str]] = read_json(out / FAILED) if (out / FAILED).is_file() else {}
+
+        def wanted(part: str, file: str) -> bool:
+            return part in parts and (part in before or not (out / file).is_file())
+
+        def noted(part: str, failed: Mapping[str, str]) -> None:
+            measured.failed.update({f"{subject}, {part}": why for subject, why in failed.items()})
+            before.pop(part, None)
+            if failed:
+                before[part] = list(failed)
+            if before or (out / FAILED).is_file():
+                write_json(out / FAILED, before)
+
+        if wanted("directions", "directions.csv"):
+            report = measure(model, studies, jobs=jobs, progress=seen("directions"))
+            write_rows(out / "directions.csv", gathered(report))
+            noted("directions", report.failed)
+        if wanted("distances", "distances.csv"):
+            noted("distances", _distances(models, studies, out, extractors, within_center, jobs, seen("distances")))
+        if wanted("enhancement", "enhancement.csv"):
             if "t1ce" in segmenter.sequences and segmenter.regions == "multi":
-                rows = measure_enhancement(models, segmenter, studies, progress=seen("enhancement"))
+                report = measure_enhancement(models, segmenter, studies, jobs, seen("enhancement"))
+                rows = gathered(report)
                 write_rows(out / "enhancement_rates.csv", enhancement_rates(rows))
                 write_rows(out / "enhancement.csv", rows)
+                noted("enhancement", report.failed)
             else:
-                left_out.append("enhancement: the segmenter takes no t1ce or tells no ET")
-        if "lesions" in parts and not (out / "lesions.csv").is_file():
-            rows = measure_kept(models, segmenter, studies, progress=seen("lesions"))
+                measured.left_out.append("enhancement: the segmenter takes no t1ce or tells no ET")
+        if wanted("lesions", "lesions.csv"):
+            report = measure_kept(models, segmenter, studies, jobs, seen("lesions"))
+            rows = gathered(report)
             write_rows(out / "lesions_rates.csv", kept_rates(rows))
             write_rows(out / "lesions.csv", rows)
-        if "codes" in parts and not (out / "separation.csv").is_file():
-            found = collect(model, studies, progress=seen("codes"))
+            noted("lesions", report.failed)
+        if wanted("codes", "separation.csv"):
+            found, failed = collect(model, studies, jobs=jobs, progress=seen("codes"))
             save_picture(code_figure(found), out, "codes_features")
             save_picture(code_figure(found, "codes"), out, "codes_heads")
             write_rows(out / "separation.csv", separation(found))
+            noted("codes", failed)
         if "pictures" in parts:
-            _pictures(models, segmenter, studies, out, seen("pictures"))
-    return left_out
+            noted("pictures", _pictures(models, segmenter, studies, out, seen("pictures")))
+    return measured
 
 
 def _distances(
@@ -131,14 +170,18 @@ def _distances(
     out: Path,
     extractors: Sequence[Extractor],
     within_center: bool,
-    progress: Callable[[int, int], None],
-) -> None:
+    jobs: int,
+    progress: EachProgress,
+) -> dict[str, str]:
     """All cells, and what they come to: the paper's test beside intervals that redraw subjects."""
     first, *others = models
     without_lam = [name for name, model in models.items() if model.config.loss.lesion == 0]
     rows: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
-    for samples in gather(studies, models, extractors, without_lam, within_center=within_center, progress=progress):
+    everything, failed = gather(
+        studies, models, extractors, without_lam, within_center=within_center, jobs=jobs, progress=progress
+    )
+    for samples in everything:
         own = distance_rows(samples)
         rows += own
         for metric in samples.metrics if others else ():
@@ -167,6 +210,7 @@ def _distances(
     if compared:
         write_rows(out / "distances_compared.csv", compared)
     write_json(out / "features.json", {e.name: e.description for e in extractors})
+    return failed
 
 
 def _pictures(
@@ -174,30 +218,33 @@ def _pictures(
     segmenter: Segmenter,
     studies: Sequence[Study],
     out: Path,
-    progress: Callable[[int, int], None],
-) -> None:
-    model = next(iter(models.values()))
+    progress: EachProgress,
+) -> dict[str, str]:
+    known = next(iter(models.values())).table
     complete = [
         s
         for s in studies
-        if s.labels() is not None
-        and all(Domain(s.center, q) in model.table and q in s.acquired for q in segmenter.sequences)
+        if s.labels() is not None and all(Domain(s.center, q) in known and q in s.acquired for q in segmenter.sequences)
     ]
-    for i, study in enumerate(complete[:PICTURED]):
-        name = study.subject
-        known = [q for q in model.table.sequences_of(study.center) if q in study.acquired]
-        if not _there(out, f"translations_{name}"):
-            direction_grid(model, study, study, out / "pictures" / f"translations_{name}.png")
-        if len(known) > 1:
-            if not _there(out, f"stacks_{name}"):
-                save_picture(stacks(model, study, known[0], known[-1]), out, f"stacks_{name}")
-            if len(models) > 1 and not _there(out, f"models_{name}"):
-                pairs = [(a, b) for a in known for b in known if a != b][:: max(1, len(known) - 1)]
-                save_picture(with_and_without(dict(models), study, pairs), out, f"models_{name}")
-        single = [s for s in fixed_scenarios(segmenter.sequences) if len(s.missing) == 1]
-        if len(segmenter.sequences) > 1 and not _there(out, f"overlays_{name}"):
-            save_picture(overlays(model, segmenter, study, single[:4]), out, f"overlays_{name}")
-        progress(i + 1, min(PICTURED, len(complete)))
+    shown = named(complete[:PICTURED], lambda study: study.subject)
+    return each(_picture, shown, (models, segmenter, out), progress=progress).failed
+
+
+def _picture(given: tuple[Mapping[str, TrainedModel], Segmenter, Path], study: Study) -> None:
+    models, segmenter, out = given
+    model, name = next(iter(models.values())), study.subject
+    known = [q for q in model.table.sequences_of(study.center) if q in study.acquired]
+    if not _there(out, f"translations_{name}"):
+        direction_grid(model, study, study, out / "pictures" / f"translations_{name}.png")
+    if len(known) > 1:
+        if not _there(out, f"stacks_{name}"):
+            save_picture(stacks(model, study, known[0], known[-1]), out, f"stacks_{name}")
+        if len(models) > 1 and not _there(out, f"models_{name}"):
+            pairs = [(a, b) for a in known for b in known if a != b][:: max(1, len(known) - 1)]
+            save_picture(with_and_without(dict(models), study, pairs), out, f"models_{name}")
+    single = [s for s in fixed_scenarios(segmenter.sequences) if len(s.missing) == 1]
+    if len(segmenter.sequences) > 1 and not _there(out, f"overlays_{name}"):
+        save_picture(overlays(model, segmenter, study, single[:4]), out, f"overlays_{name}")
 
 
 def _there(out: Path, name: str) -> bool:

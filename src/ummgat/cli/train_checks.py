@@ -1,40 +1,15 @@
-"""Commands of quality control, and what `prepare` says of it."""
+"""The command `ummgat train-checks`."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ummgat.cli.terminal import MANY, Overwrite, command, fail, print_table, progress, report_failures, say
-
-if TYPE_CHECKING:
-    from ummgat.check.cohort import CheckReport
-    from ummgat.core.study import FindingRecord
-
-Checks = Annotated[
-    Path | None, typer.Option(help="Learnt checks from `ummgat train-checks`. Default: the bundled ones.")
-]
+from ummgat.cli.options import Overwrite
+from ummgat.cli.terminal import command, fail, print_table, progress, say
 
 
-@command
-def check(
-    cohort: Annotated[Path, typer.Argument(help="Prepared cohort.")],
-    checks: Checks = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure also what was measured before.")] = False,
-) -> None:
-    """Look for mislabelled, copied, misregistered, badly stripped, cut-off and unusual studies. Warns, changes no image."""
-    from ummgat.check.cohort import check_cohort
-    from ummgat.check.prepared import checker_of
-
-    checker = checker_of(checks)
-    with progress("Checking") as show:
-        report = check_cohort(cohort, checker, again=again, progress=show)
-    say_checked(report)
-    report_failures(report.failed)
-
-
-@command
+@command(panel="Train", example="ummgat train-checks cohort checks.safetensors --draw draw.json")
 def train_checks(
     cohort: Annotated[
         Path, typer.Argument(help="Prepared cohort with t1, t1ce, t2 and flair, in which nothing is wrong.")
@@ -81,17 +56,3 @@ def train_checks(
     reference = checker.reference
     print_table([{"what": name, "share of held-out": f"{rate:.1%}"} for name, rate in reference.rates.items()])
     say(f"Checks taught on {len(studies)} subjects, {len(held.stated)} held-out images: {out}.")
-
-
-def say_checked(report: "CheckReport") -> None:
-    """Print what quality control found."""
-    _print_findings(report.findings)
-    found = sum(bool(findings) for findings in report.findings.values())
-    say(f"{len(report.findings)} studies checked, {found} with findings: {report.page}.")
-
-
-def _print_findings(findings: "Mapping[str, Sequence[FindingRecord]]") -> None:
-    lines = [f"  {subject}: {finding.text}" for subject, found in findings.items() for finding in found]
-    if lines:
-        more = f"\n  … and {len(lines) - MANY} more" if len(lines) > MANY else ""
-        say("Findings:\n" + "\n".join(lines[:MANY]) + more)

@@ -1,4 +1,4 @@
-"""Commands that make segmenters."""
+"""The command `ummgat train-segmenter`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ummgat.cli.options import Accelerator, Device
 from ummgat.cli.terminal import comma_list, command, progress, say, split
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ummgat.segment.unet import SegmenterConfig
 
 
-@command
+@command(panel="Train", example="ummgat train-segmenter --data cohort --draw draw.json --out segmenter --drop 0.35")
 def train_segmenter(
     data: Annotated[Path, typer.Option(help="Prepared cohort with labels.")],
     draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: its training subjects train.")],
@@ -34,7 +35,8 @@ def train_segmenter(
         typer.Option(help="Cross-fit: so many segmenters, each blind to a part of all subjects of the draw."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to train on.")] = "auto",
+    device: Device = "auto",
+    accelerator: Accelerator = None,
 ) -> None:
     """Train a U-Net that segments tumours from complete sequences, to see whether generated ones help it."""
     import torch
@@ -60,9 +62,9 @@ def train_segmenter(
     )
     wanted, only = load_draw(draw), comma_list(centers)
     studies = [s for s in load_cohort(data) if only is None or s.center in only]
-    device = torch.device(choose_device(accelerator))
+    on = torch.device(choose_device(accelerator or device))
     if folds is not None:
-        _cross_fit(config, [s for s in studies if s.subject in wanted.subjects], folds, out, device)
+        _cross_fit(config, [s for s in studies if s.subject in wanted.subjects], folds, out, on)
         return
     training = [s for s in studies if s.subject in wanted.train]
     selection = [s for s in studies if s.subject in wanted.selection]
@@ -72,7 +74,7 @@ def train_segmenter(
             training,
             selection,
             out,
-            device,
+            on,
             on_step=lambda step, loss: update(step, iterations, f"loss {loss:.3f}"),
         )
     for subject, scores in load_segmenter(path).training["selection_dice"].items():

@@ -1,11 +1,12 @@
-"""The command that looks at what there is, before anything is prepared."""
+"""The command `ummgat inspect`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ummgat.cli.terminal import MANY, Overwrite, command, console, print_table, say
+from ummgat.cli.options import Overwrite
+from ummgat.cli.terminal import MANY, command, console, print_table, say
 
 _PRINTED = (
     "subject",
@@ -22,7 +23,7 @@ _PRINTED = (
 )
 
 
-@command
+@command(panel="Data", example="ummgat inspect disc --out sheet.csv")
 def inspect(
     folder: Annotated[Path, typer.Argument(help="Folder of DICOM, BIDS, BraTS, UCSF-PDGM, NIfTI, MHA or NRRD files.")],
     out: Annotated[Path | None, typer.Option(help="CSV to write, correct and hand on.")] = None,

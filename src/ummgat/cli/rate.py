@@ -1,4 +1,4 @@
-"""Commands of a blinded reading: make the page, score what readers sent back."""
+"""The commands `ummgat rate make` and `ummgat rate score` of a blinded reading."""
 
 import functools
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import Overwrite, app, command, errors, print_table, progress, say
+from ummgat.cli.options import Device, Overwrite
+from ummgat.cli.terminal import app, command, errors, print_table, progress, say
 
 group = typer.Typer(help="Real or generated? A blinded page for readers, and its scoring.", no_args_is_help=True)
-app.add_typer(group, name="rate")
+app.add_typer(group, name="rate", rich_help_panel="Measure")
 rate_command = functools.partial(command, group=group)
 
 
-@rate_command
+@rate_command(example="ummgat rate make cohort rating --draw draw.json --n 40")
 def make(
     cohort: Annotated[Path, typer.Argument(help="Prepared cohort.")],
     out: Annotated[Path, typer.Argument(help="New folder for rate.html (for readers) and key.csv (not for them).")],
@@ -26,12 +27,15 @@ def make(
         Literal["best", "each", "fuse"],
         typer.Option(help="What is generated from: the best source by validation, each in turn, or all combined."),
     ] = "best",
+    device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Make one page on which readers say of each image whether it is real or generated, and how good it is."""
+    import torch
+
     from ummgat.core.draw import load_draw
     from ummgat.core.files import require_new, write_text
-    from ummgat.core.machine import BUNDLED_MODEL, given_or_bundled
+    from ummgat.core.machine import BUNDLED_MODEL, choose_device, given_or_bundled
     from ummgat.core.study import load_cohort
     from ummgat.model.weights import load_model
     from ummgat.quality.directions import write_rows
@@ -39,7 +43,7 @@ def make(
     from ummgat.rate.page import rate_page
 
     require_new(out, overwrite)
-    trained = load_model(given_or_bundled(model, BUNDLED_MODEL))
+    trained = load_model(given_or_bundled(model, BUNDLED_MODEL), torch.device(choose_device(device)))
     studies = load_draw(draw).studies(load_cohort(cohort), part, cohort)
     with progress("making images") as update:
         chosen = select_images(trained, studies, n, seed, sources, progress=lambda done, all_: update(done, all_, ""))
@@ -53,7 +57,7 @@ def make(
     )
 
 
-@rate_command
+@rate_command(example="ummgat rate score rating/key.csv ann.csv ben.csv --out scores")
 def score(
     key: Annotated[Path, typer.Argument(help="key.csv that `ummgat rate make` wrote.")],
     answers: Annotated[list[Path], typer.Argument(help="Files that readers sent back, CSV or JSON, one per reader.")],

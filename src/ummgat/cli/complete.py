@@ -1,109 +1,22 @@
-"""Commands that train the generative model and use it."""
+"""The command `ummgat complete`."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.panel import Panel
 
-from ummgat.cli.bars import print_estimate, training_progress
-from ummgat.cli.checking import Checks, say_checked
-from ummgat.cli.scan_options import N4, BrainMask, Sheet, Template
-from ummgat.cli.terminal import (
-    MANY,
-    Layout,
-    Overwrite,
-    command,
-    console,
-    errors,
-    fail,
-    print_table,
-    progress,
-    report_failures,
-    say,
-)
+from ummgat.cli.findings import say_checked
+from ummgat.cli.options import N4, BrainMask, Checks, Device, Jobs, Layout, Overwrite, Sheet, Template
+from ummgat.cli.terminal import MANY, command, errors, print_table, progress, report_failures, say
 
 if TYPE_CHECKING:
     from ummgat.completion.cohort import CompletionReport
     from ummgat.completion.fill import Request
 
 
-@command
-def train(
-    config: Annotated[str, typer.Argument(help="Preset (paper, fine, small, tiny) or TOML file.")],
-    data: Annotated[Path, typer.Option(help="Prepared cohort.")],
-    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`.")],
-    out: Annotated[Path, typer.Option(help="Run folder. The same command again resumes the run in it.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting: train.batch=4. May be repeated.")
-    ] = None,
-    start_from: Annotated[
-        Path | None, typer.Option(help="Model whose weights a new run starts with: same networks, same domains.")
-    ] = None,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to train on.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the settings and what the run would cost; train nothing.")
-    ] = False,
-) -> None:
-    """Train one model that turns any (center, sequence) of the draw into any other."""
-    console.quiet = os.environ.get("LOCAL_RANK", "0") != "0"  # further processes of one run say nothing but errors
-    from ummgat.core.config import load_config
-    from ummgat.core.draw import load_draw
-    from ummgat.core.machine import choose_device
-    from ummgat.core.study import load_cohort
-    from ummgat.train import loop as training
-    from ummgat.train.overrides import as_toml, with_overrides
-
-    settings = with_overrides(load_config(config), overrides or [])
-    studies, drawn = load_cohort(data), load_draw(draw)
-    if accelerator != "auto":
-        choose_device(accelerator)
-    if dry_run:
-        console.print(as_toml(settings), soft_wrap=True)
-        print_estimate(training.plan(settings, studies, drawn), settings.train.iterations)
-        return
-    try:
-        with training_progress(settings.train.iterations, settings.train.log_every) as on_step:
-            best = training.train(
-                settings,
-                studies,
-                drawn,
-                out,
-                accelerator=accelerator,
-                start_from=start_from,
-                on_estimate=lambda e: print_estimate(e, settings.train.iterations),
-                on_step=on_step,
-            )
-    except KeyboardInterrupt:
-        kept = out / "checkpoint.safetensors"
-        fail(
-            f"Stopped by the user. The same command goes on from {kept}."
-            if kept.is_file()
-            else "Stopped by the user before the first checkpoint. The same command starts anew.",
-            130,
-        )
-    say(f"Trained. Best model by validation: {best}. The run, with its logs: {out}.")
-
-
-@command
-def pack(
-    run: Annotated[Path, typer.Argument(help="Run folder of `ummgat train`.")],
-    out: Annotated[Path, typer.Argument(help="New file, e.g. small.safetensors.")],
-    which: Annotated[Literal["best", "last"], typer.Option(help="Best by validation, or the end of the run.")] = "best",
-    overwrite: Overwrite = False,
-) -> None:
-    """Write a run's model as 16-bit floats with its discriminator: small to keep, to use, and to start another run from."""
-    from ummgat.core.files import require_new
-    from ummgat.train.pack import pack as packed
-
-    require_new(out, overwrite)
-    say(f"Packed: {packed(run, out, {'best': 'model.safetensors', 'last': 'last.safetensors'}[which])}")
-
-
-@command
+@command(panel="Use", example="ummgat complete hospital/studies completed --center A")
 def complete(
     source: Annotated[
         Path, typer.Argument(help="A study or a cohort, prepared, plain NIfTI, or see --raw. Never changed.")
@@ -148,7 +61,8 @@ def complete(
     no_reliability: Annotated[
         bool, typer.Option("--no-reliability", help="Skip the reliability maps: faster.")
     ] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")] = "auto",
+    device: Device = "auto",
+    jobs: Jobs = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Fill the missing sequences of studies, or align studies to another center. Results are marked as generated."""
@@ -189,6 +103,7 @@ def complete(
             checks,
             layout,
             choose_device(device),
+            jobs,
             overwrite,
         )
     else:
@@ -202,6 +117,7 @@ def complete(
                 references=_references(reference or []),
                 layout=layout,
                 device=choose_device(device),
+                jobs=jobs,
                 overwrite=overwrite,
                 progress=show,
             )
@@ -226,7 +142,7 @@ def complete(
             errors.print(Panel(f"{warning}\nStudies: {shown}", title="Warning", style="bold yellow"))
         else:
             errors.print(f"Warning: {warning} Studies: {shown}", soft_wrap=True)
-    say(f"{len(images)} studies done, {sum(map(len, images.values()))} images generated, {len(failed)} failed: {out}.")
+    say(f"{report.counts('studies done')}; {sum(map(len, images.values()))} images generated: {out}.")
     report_failures(failed)
 
 
@@ -243,6 +159,7 @@ def _complete_scans(
     checks: Path | None,
     layout: str,
     device: str,
+    jobs: int,
     overwrite: bool,
 ) -> "tuple[CompletionReport, dict[str, str]]":
     """Prepare, check and complete scans; remarks of the first two are printed. Returns (report, all failures)."""
@@ -263,6 +180,7 @@ def _complete_scans(
             request=request,
             layout=layout,
             device=device,
+            jobs=jobs,
             overwrite=overwrite,
             on_prepared=show,
             on_checked=show,
@@ -275,22 +193,6 @@ def _complete_scans(
     if done.checked is not None:
         say_checked(done.checked)
     return done.completed, done.failed
-
-
-@command
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for pictures, tables, the model and all that led to them.")] = Path(
-        "demo"
-    ),
-    seed: Annotated[int, typer.Option(help="Another seed, other patients.")] = 0,
-    iterations: Annotated[int | None, typer.Option(help="Training steps; default: what preset tiny says.")] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Train on synthetic patients of two centers, complete test patients, and compare with the truth. Minutes."""
-    from ummgat.demo.run import run_demo
-
-    code = run_demo(out, seed=seed, iterations=iterations, overwrite=overwrite, console=Console(highlight=False))
-    raise typer.Exit(code)
 
 
 def _references(given: Sequence[str]) -> dict[str, Path]:

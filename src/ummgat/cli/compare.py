@@ -1,14 +1,15 @@
-"""The command that sets training runs side by side."""
+"""The command `ummgat compare`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import command, print_table, progress, say
+from ummgat.cli.options import Jobs
+from ummgat.cli.terminal import command, print_table, progress, report_failures, say
 
 
-@command
+@command(panel="Measure", example="ummgat compare with-lam without-lam --data cohort --draw draw.json --out comparison")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `ummgat train`, two or more, of one draw.")],
     data: Annotated[Path, typer.Option(help="Prepared cohort with labels and all sequences.")],
@@ -18,6 +19,7 @@ def compare(
     part: Annotated[
         Literal["selection", "test"], typer.Option(help="Whom to measure; choose nothing by test.")
     ] = "selection",
+    jobs: Jobs = 1,
 ) -> None:
     """Tabulate runs that differ in settings: errors, distances and Dice on the same subjects, for ablations."""
     from ummgat.core.draw import load_draw
@@ -37,16 +39,18 @@ def compare(
     chosen = load_draw(draw).studies(load_cohort(data), part, data)
     settings = {"segmenter": own.hash, "part": part, "subjects": [s.subject for s in chosen]}
     with progress("comparing") as update:
-        rows = compare_runs(
+        rows, failed = compare_runs(
             dict(zip(names, runs, strict=True)),
             chosen,
             own,
             segmenter_bottleneck(own),
             out,
             settings,
+            jobs,
             lambda what, done, n: update(done, n, what),
         )
     print_table(rows)
     say(
         f"Dice: generated / copied / complete, single sequences missing. n = {len(chosen)} {part} subjects: {out / 'comparison.csv'}"
     )
+    report_failures(failed)

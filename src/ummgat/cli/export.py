@@ -1,14 +1,15 @@
-"""The command that hands completed studies on: to a PACS as DICOM, to others as BIDS."""
+"""The command `ummgat export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.terminal import MANY, Overwrite, command, errors, print_table, progress, report_failures, say
+from ummgat.cli.options import Jobs, Overwrite
+from ummgat.cli.terminal import MANY, command, errors, print_table, progress, report_failures, say
 
 
-@command
+@command(panel="Use", example="ummgat export completed dicom --to dicom --source disc --sheet sheet.csv")
 def export(
     completed: Annotated[Path, typer.Argument(help="Studies that `ummgat complete` wrote. Never changed.")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
@@ -32,6 +33,7 @@ def export(
     labels_by: Annotated[
         str | None, typer.Option(help="What drew the label maps: name and version, as 'nnU-Net 2.5'.")
     ] = None,
+    jobs: Jobs = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Write completed studies as DICOM or BIDS derivatives. Every generated image says SYNTHETIC in its header."""
@@ -65,7 +67,7 @@ def export(
         segmentations = Segmentations(labels, Algorithm(name or version, version if name else "unknown"))
     with progress("Exporting") as show:
         if to == "bids":
-            report = export_bids(completed, out, overwrite=overwrite, progress=show)
+            report = export_bids(completed, out, jobs=jobs, overwrite=overwrite, progress=show)
         else:
             assert source is not None
             report = export_dicom(
@@ -76,6 +78,7 @@ def export(
                 deidentify=deidentify,
                 mark=mark,
                 segmentations=segmentations,
+                jobs=jobs,
                 overwrite=overwrite,
                 progress=show,
             )
@@ -85,5 +88,5 @@ def export(
         errors.print(
             "These DICOM files name the patient, as their source does. --deidentify leaves that out.", soft_wrap=True
         )
-    say(f"{len(report.done)} studies exported, {len(report.failed)} failed: {out}.")
+    say(f"{report.counts('studies exported')}: {out}.")
     report_failures(report.failed)
