@@ -659,7 +659,7 @@ def test_d_real_chooses_what_the_discriminator_takes_for_real():
     seen = []
     for choice in ("source", "reference"):
         nets = networks()
-        seen.append(step_of(nets, train__d_real=choice).run(batch, EVEN)["d_real"])
+        seen.append(step_of(nets, train__d_real=choice).run(batch, EVEN)["d_real"].item())
         x, y = (batch.x_src, batch.y_src) if choice == "source" else (batch.x_ref, batch.y_trg)
         assert seen[-1] == pytest.approx(adversarial(networks().discriminator(x, y), True).item(), rel=1e-5)
     assert seen[0] != pytest.approx(seen[1], rel=1e-4)
