@@ -87,7 +87,8 @@ def brain_statistics(x: Tensor, mask: Tensor, places: Tensor | None = None, deta
     places = brain_coordinates(mask) if places is None else places
     detail = local_detail(x, mask) if detail is None else detail
     distance = places.square().sum(1, keepdim=True).sqrt()
-    steps = torch.tensor(ZONES, device=x.device, dtype=x.dtype).view(1, -1, 1, 1)
+    # Evenly spaced, so made on the device: a tensor from a list would be a copy that a captured graph cannot hold.
+    steps = torch.linspace(ZONES[0], ZONES[-1], len(ZONES), device=x.device, dtype=x.dtype).view(1, -1, 1, 1)
     zone = F.relu(1 - (distance - steps).abs() / (ZONES[1] - ZONES[0])) * mask
     zone = zone / mask.sum((2, 3), keepdim=True).clamp_min(1.0)
     centers = torch.linspace(-1, 1, BINS, device=x.device, dtype=x.dtype).view(1, -1, 1, 1)

@@ -75,4 +75,4 @@ class ToneCurve(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """(batch, …) in [-1, 1] and (batch, code_dim) → like x."""
-        return along_curve(x, self.knots(code))
+        return along_curve(x, self.knots(code).float())  # 8 bits of a 16-bit float would show as bands

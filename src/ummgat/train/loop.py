@@ -31,7 +31,7 @@ from ummgat.model.translate import Beside, translate_slices
 from ummgat.model.weights import TrainedModel, save_model
 from ummgat.train.atlas_learning import TrainingAtlas, training_atlas
 from ummgat.train.estimate import Estimate, estimate
-from ummgat.train.losses import Expected, Parts, Tensors, structure_loss
+from ummgat.train.losses import Expected, Tensors, numbers, structure_loss
 from ummgat.train.relation import Relations, relations
 from ummgat.train.slices import Batch, SliceSampler, TrainingVolume, index_volumes, selection_volumes, trimmed
 from ummgat.train.state import TrainState, load_state, new_state, save_state, started_from
@@ -40,7 +40,7 @@ from ummgat.train.validate import Probe, build_probe, domain_codes, validate
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[int, Parts, float], None]
+OnStep = Callable[[int, dict[str, float], float], None]
 """Called on the first process after each step: steps done, averaged loss parts, seconds per step."""
 
 
@@ -146,7 +146,7 @@ def train(
             whole = draw_batch(sampler, config, state.step)
             batch = to_tensors(whole, fabric.device, fabric.global_rank, fabric.world_size)
             with fabric.autocast():
-                parts = step.run(batch, state.step)
+                parts = numbers(step.run(batch, state.step))
             _require_finite("Loss", parts, state.step, checkpoint)
             state.step += 1
             update_average(state.average, state.nets, _ema_decay(config.train.ema_decay, state.step))
@@ -186,6 +186,7 @@ def _training_volumes(config: Config, studies: Sequence[Study], draw: Draw) -> l
 
 _BESIDE = (
     *("labels_src", "x_true", "labels_ref", "x_clean", "x_tone", "x_same", "near_src", "atlas_src", "atlas_ref"),
+    *("noise", "chances"),
 )
 
 
@@ -349,12 +350,12 @@ class _Averages:
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
-    def add(self, parts: Parts) -> None:
+    def add(self, parts: dict[str, float]) -> None:
         for name, value in parts.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def take(self) -> Parts:
+    def take(self) -> dict[str, float]:
         means = {name: round(total / self.counts[name], 5) for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means

@@ -3,6 +3,7 @@
 x image, y domain, s code, z latent; suffixes _src, _trg, _ref, _fake, _rec. m is a lesion mask.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,11 +18,17 @@ from ummgat.model.statistics import neighbourhood_mean
 from ummgat.model.unet import Answer, Aside
 
 Pass = Literal["latent", "reference"]
-Parts = dict[str, float]
+Parts = dict[str, Tensor]
+"""Scalars without gradient, on the device: reading one waits for all work before it."""
+
+
+def numbers(parts: Parts) -> dict[str, float]:
+    """Read all parts in one go."""
+    return dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True)) if parts else {}
 
 
 class Tensors(NamedTuple):
-    """`slices.Batch` as tensors on the device."""
+    """`train.slices.Batch` as tensors on the device."""
 
     x_src: Tensor
     y_src: Tensor
@@ -33,11 +40,11 @@ class Tensors(NamedTuple):
     lesion_pairs: float
     """Pairs that count for the lesion loss in the whole batch, divided by the number of processes that share it."""
     origin: tuple[int, int] = (0, 0)
-    """Row and column at which the images were cut out of the training crop, see `slices.trimmed`."""
+    """Row and column at which the images were cut out of the training crop, see `train.slices.trimmed`."""
     labels_src: Tensor | None = None
     """Of the annotation, like x_src, 0 where there is none; None: the lesion counts as one label."""
     x_true: Tensor | None = None
-    """For the schedules that see pairs, see `slices.Batch`."""
+    """For the schedules that see pairs, see `train.slices.Batch`."""
     labels_ref: Tensor | None = None
     x_clean: Tensor | None = None
     x_tone: Tensor | None = None
@@ -45,6 +52,10 @@ class Tensors(NamedTuple):
     near_src: Tensor | None = None
     atlas_src: Tensor | None = None
     atlas_ref: Tensor | None = None
+    noise: Tensor | None = None
+    """Like x_src: standard normal numbers for `degraded`, and `chances`: (batch, 4) in [0, 1]. Drawn with the batch, so that
+    losses are functions of it."""
+    chances: Tensor | None = None
 
 
 def has_lesion_pair(batch: Tensors) -> Tensor:
@@ -90,9 +101,9 @@ def discriminator_loss(
         penalty = real.new_zeros(())
     loss_real, loss_fake = adversarial(real, True), adversarial(fake, False)
     loss = loss_real + loss_fake + r1_weight * penalty
-    parts = {"d_real": loss_real.item(), "d_fake": loss_fake.item()}
+    parts = {"d_real": loss_real.detach(), "d_fake": loss_fake.detach()}
     if r1_weight > 0:
-        parts["r1"] = penalty.item()
+        parts["r1"] = penalty.detach()
     return loss, parts
 
 
@@ -167,7 +178,8 @@ def aside_of(batch: Tensors, expected: Expected | None) -> Aside:
     code = threshold = None
     if expected is not None and expected.lesions.shape[1] == N_LABELS:
         typical = expected.lesions.nan_to_num().mean()
-        code = asked_lesion(batch, expected).nan_to_num(float(typical))
+        asked = asked_lesion(batch, expected)
+        code = torch.where(asked.isnan(), typical, asked)
         threshold = expected.thresholds[batch.y_trg]
     own, other = (None, None) if batch.atlas_src is None else (batch.atlas_src[:, :1], batch.atlas_src[:, 1:2])
     return Aside(batch.near_src, own, other, code, threshold)
@@ -321,9 +333,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, brain: Tensor) -> Tensor:
     """
     known = (brain > 0) & (labels >= 0)
     wanted = torch.where(known, labels, -1.0).squeeze(1).long()
-    if not bool(known.any()):
-        return logits.new_zeros(())
-    entropy = F.cross_entropy(logits, wanted, ignore_index=-1)
+    entropy = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum") / known.sum().clamp_min(1)
     found = (1 - logits.softmax(1)[:, :1]) * known
     lesion = ((labels > 0) & known).to(found.dtype)
     dice = (2 * (found * lesion).sum() + 1.0) / (found.sum() + lesion.sum() + 1.0)
@@ -341,29 +351,30 @@ def weighted_difference(x: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     return ((x - truth).abs() * weight).sum() / weight.sum().clamp_min(1.0)
 
 
-def degraded(x: Tensor, generator: torch.Generator) -> Tensor:
+def degraded(x: Tensor, noise: Tensor, chances: Tensor) -> Tensor:
     """A generated image as another scanner might have acquired it: tone, noise, a blur now and then, 8 bit.
 
     So that nothing can be hidden in it: a network that is to read its own translation learns to write notes (Chu et al.
     2017).
+
+    Parameters
+    ----------
+    x, noise : Tensor (batch, 1, height, width)
+        Image in [-1, 1]; standard normal numbers.
+    chances : Tensor (batch, 4)
+        Of blur, gain, gamma and strength of noise, uniform in [0, 1].
     """
-    n, mask = len(x), brain_mask(x)
-
-    def draw(low: float, high: float) -> Tensor:
-        values = torch.empty((n, 1, 1, 1)).uniform_(low, high, generator=generator)
-        return values.to(x.device)
-
+    mask = brain_mask(x)
+    blur, gain, gamma, strength = (c.view(-1, 1, 1, 1) for c in chances.unbind(1))
     blurred = neighbourhood_mean((x - BACKGROUND) * mask, 3) / neighbourhood_mean(mask, 3).clamp_min(1e-3) + BACKGROUND
-    x = torch.where(draw(0, 1) < 0.5, blurred, x)
+    x = torch.where(blur < 0.5, blurred, x)
     grey = (x + 1) * 127.5
-    grey = 100 + draw(0.8, 1.25) * (100 * (grey.clamp_min(1) / 100) ** draw(0.85, 1.18) - 100)
-    noise = torch.randn(x.shape, generator=generator).to(x.device) * draw(1, 6)
-    return torch.where(mask > 0, (grey + noise).round().clamp(1, 255) / 127.5 - 1, BACKGROUND)
+    grey = 100 + (0.8 + 0.45 * gain) * (100 * (grey.clamp_min(1) / 100) ** (0.85 + 0.33 * gamma) - 100)
+    grey = grey + noise * (1 + 5 * strength)
+    return torch.where(mask > 0, grey.round().clamp(1, 255) / 127.5 - 1, BACKGROUND)
 
 
-def back_loss(
-    nets: Networks, batch: Tensors, code: Tensor, source: Tensor, expected: Expected | None, seed: tuple[int, int]
-) -> Tensor:
+def back_loss(nets: Networks, batch: Tensors, code: Tensor, source: Tensor, expected: Expected | None) -> Tensor:
     """Back-translation (Sennrich et al. 2016): a real image of the target domain, from its own translation to the source's.
 
     A real image is the answer without any pair; the question is synthetic. Not in the paper.
@@ -372,9 +383,9 @@ def back_loss(
     ----------
     code, source : Tensor (batch, code_dim)
         Of target and source domain.
-    seed : (int, int)
-        Of the degradation: run and step.
     """
+    assert batch.noise is not None
+    assert batch.chances is not None
     mask = brain_mask(batch.x_ref)
     there = here = Aside()
     if batch.atlas_ref is not None:
@@ -389,7 +400,7 @@ def back_loss(
         thresholds = expected.thresholds[batch.y_trg]
     with torch.no_grad():
         question = nets.generator(batch.x_ref, source, code, mask, batch.origin, aside=there)
-        question = degraded(question, torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1]))
+        question = degraded(question, batch.noise, batch.chances)
     answer = nets.generator(question, code, source, mask, batch.origin, aside=here)
     labels = batch.lesion_ref if batch.labels_ref is None else batch.labels_ref
     other_domain = (batch.y_src != batch.y_trg).to(mask.dtype).view(-1, 1, 1, 1)
@@ -416,11 +427,9 @@ def contrast_loss(nets: Networks, batch: Tensors) -> Tensor:
     same = torch.arange(n, device=likeness.device)
     nce = F.cross_entropy(likeness, same)
     codes = nets.encoder.read(features, batch.y_src.repeat(2)).float()[:n]
-    pair = torch.triu(batch.y_src[:, None] == batch.y_src[None], diagonal=1)
-    if not bool(pair.any()):
-        return nce
-    apart = ((codes[:, None] - codes[None]).square().mean(2) / 2 + 1e-8).sqrt()[pair]
-    return nce + F.relu(LEAST_SPREAD - apart).mean()
+    pair = torch.triu(batch.y_src[:, None] == batch.y_src[None], diagonal=1).to(codes.dtype)
+    apart = ((codes[:, None] - codes[None]).square().mean(2) / 2 + 1e-8).sqrt()
+    return nce + (F.relu(LEAST_SPREAD - apart) * pair).sum() / pair.sum().clamp_min(1.0)
 
 
 def paired_loss(x_fake: Tensor, x_true: Tensor) -> Tensor:
@@ -461,7 +470,7 @@ def generator_loss(
     target: Target,
     answer: Answer,
     expected: Expected | None,
-    seed: tuple[int, int] = (0, 0),
+    live: Mapping[str, Tensor] | None = None,
 ) -> GeneratorLoss:
     """L_adv + L_sty + L_cyc (+ L_sty_lesion in the reference pass) of the paper, and what the config adds.
 
@@ -476,10 +485,11 @@ def generator_loss(
         G(x_src, target.code, target.source), with gradient.
     expected : Expected or None
         What the cohort knows; None skips what needs it.
-    seed : (int, int)
-        Run and step, for what is drawn at random.
+    live : mapping of part → Tensor (), optional
+        Takes the place of a weight in `terms` that is not 0: a captured graph of the step cannot hold one that changes.
     """
     assert nets.discriminator is not None
+    live = {} if live is None else live
     n, x_fake = len(batch.x_src), answer.image
     mask = brain_mask(batch.x_src)
     total = x_fake.new_zeros(())
@@ -487,8 +497,8 @@ def generator_loss(
 
     def add(name: str, weight: float, loss: Tensor) -> None:
         nonlocal total
-        total = total + weight * loss
-        parts[name] = loss.item()
+        total = total + live.get(name, weight) * loss
+        parts[name] = loss.detach()
 
     if terms.adversarial > 0:
         add("g_adv", terms.adversarial, adversarial(nets.discriminator(x_fake, batch.y_trg).float(), True))
@@ -542,7 +552,7 @@ def generator_loss(
         add("own", weights.own, weighted_difference(x_fake, batch.x_tone, same))
     if terms.back > 0:
         code, source = target.code.detach(), target.source.detach()
-        add("back", terms.back, back_loss(nets, batch, code, source, expected, seed))
+        add("back", terms.back, back_loss(nets, batch, code, source, expected))
     if terms.contrast > 0 and kind == "latent":
         add("contrast", terms.contrast, contrast_loss(nets, batch))
     if lesion is not None:

@@ -4,7 +4,7 @@ No state: the batch of any step can be drawn again, so a resumed run sees exactl
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from ummgat.core.crop import crop, crop_window
 from ummgat.core.domain import Domain, DomainTable
 from ummgat.core.draw import Draw
 from ummgat.core.study import Study
-from ummgat.model.atlas import Brought
 from ummgat.model.masked import to_unit
 from ummgat.train.augment import PLAIN, draw_move, draw_tone, moved, moved_labels, shaded, toned
+
+if TYPE_CHECKING:  # training from a packed cohort needs no registration library
+    from ummgat.model.atlas import Brought
 
 
 class TrainingVolume(NamedTuple):
@@ -70,6 +72,9 @@ class Batch(NamedTuple):
     target's spread between subjects. 0 where not known. The source's subject has no part in it."""
     atlas_ref: NDArray[np.float32] | None = None
     """The same at the reference: in the target's domain, in the source's, and the source's spread."""
+    noise: NDArray[np.float32] | None = None
+    """Like x_src: standard normal numbers for the losses, and `chances`: (batch, 4), uniform in [0, 1]."""
+    chances: NDArray[np.float32] | None = None
 
 
 def trimmed(batch: Batch, unit: int) -> Batch:
@@ -86,7 +91,7 @@ def trimmed(batch: Batch, unit: int) -> Batch:
         start, stop = int(occupied[0]) // unit * unit, -(-int(occupied[-1] + 1) // unit) * unit
         box.append(slice(start, min(stop, brain.shape[axis])))
         origin.append(start)
-    kept = ("y_src", "y_trg", "z", "origin")
+    kept = ("y_src", "y_trg", "z", "origin", "chances")
     names = tuple(name for name in batch._fields if name not in kept)
     images = [name for name in names if getattr(batch, name) is not None]
     cut = {name: getattr(batch, name)[:, :, box[0], box[1]] for name in images}
@@ -197,7 +202,7 @@ class SliceSampler:
         n_domains: int,
         config: DataConfig,
         seed: int,
-        atlas: Mapping[tuple[str, str], Brought] | None = None,
+        atlas: "Mapping[tuple[str, str], Brought] | None" = None,
         near: bool = False,
     ) -> None:
         self.by_domain = [[v for v in volumes if v.domain == i] for i in range(n_domains)]
@@ -213,10 +218,7 @@ class SliceSampler:
         their volumes have one. `paired` reads true images beside the very same slices.
         """
         rng = np.random.default_rng([self.seed, step])
-        n = len(self.by_domain)
-        y_src, y_trg = rng.integers(n, size=size), rng.integers(n, size=size)
-        drawn = [self._pair(rng, int(a), int(b)) for a, b in zip(y_src, y_trg, strict=True)]
-        y_src = np.array([source.volume.domain for source, _ in drawn])  # differs where a source had to be swapped
+        drawn, y_src, y_trg = self.draw(rng, size)
         images = [(*self._read(source), *self._read(reference)) for source, reference in drawn]
         x_src, labels_src, x_ref, labels_ref = (np.stack(column)[:, None] for column in zip(*images, strict=True))
         lesion_src, lesion_ref = ((labels > 0).astype(np.float32) for labels in (labels_src, labels_ref))
@@ -227,10 +229,22 @@ class SliceSampler:
                 [self._true(source, int(y), x) for (source, _), y, x in zip(drawn, y_trg, x_src[:, 0], strict=True)]
             )[:, None]
         batch = Batch(x_src, y_src, lesion_src, x_ref, y_trg, lesion_ref, z, labels_src=labels_src, x_true=x_true)
-        batch = batch._replace(labels_ref=labels_ref)
+        chance = np.random.default_rng([self.seed, step, 2])
+        noise, chances = chance.standard_normal(x_src.shape, np.float32), chance.random((size, 4), np.float32)
+        batch = batch._replace(labels_ref=labels_ref, noise=noise, chances=chances)
         batch = self._beside(batch, drawn)
         # A generator of its own: what is drawn does not depend on what is done to it.
         return self._varied(batch, drawn, np.random.default_rng([self.seed, step, 1]))
+
+    def draw(
+        self, rng: np.random.Generator, size: int
+    ) -> tuple[list[tuple[Drawn, Drawn]], NDArray[np.int64], NDArray[np.int64]]:
+        """Which slices: pairs of source and reference, and their domains (size,)."""
+        n = len(self.by_domain)
+        y_src, y_trg = rng.integers(n, size=size), rng.integers(n, size=size)
+        drawn = [self._pair(rng, int(a), int(b)) for a, b in zip(y_src, y_trg, strict=True)]
+        # Differs where a source had to be swapped.
+        return drawn, np.array([source.volume.domain for source, _ in drawn]), y_trg
 
     def _beside(self, batch: Batch, drawn: Sequence[tuple[Drawn, Drawn]]) -> Batch:
         """Add neighbouring planes and the atlas."""
@@ -280,7 +294,7 @@ class SliceSampler:
             for name in ("x_src", "labels_src", "x_true", "near_src", "atlas_src")
             if getattr(batch, name) is not None
         }
-        same = np.stack([self._image(self._other_plane(rng, source), source.volume.sequence) for source, _ in drawn])
+        same = np.stack([self._image(self.other_plane(rng, source), source.volume.sequence) for source, _ in drawn])
         tones = []
         for i in range(len(batch.x_src)):
             if rng.random() < config.warp:
@@ -316,7 +330,7 @@ class SliceSampler:
                 reach = max(1, round(6 / self.config.spacing_mm))
                 new["atlas_src"][i] = np.roll(new["atlas_src"][i], rng.integers(-reach, reach + 1, 2), (1, 2))
 
-    def _other_plane(self, rng: np.random.Generator, drawn: Drawn) -> Drawn:
+    def other_plane(self, rng: np.random.Generator, drawn: Drawn) -> Drawn:
         """A plane of the same volume, nearby in height but not the same if there is another."""
         planes = drawn.volume.planes[drawn.volume.planes != drawn.plane]
         return drawn if not len(planes) else drawn._replace(plane=int(planes[rng.integers(len(planes))]))

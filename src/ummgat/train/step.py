@@ -3,12 +3,12 @@
 literal      D on the latent pass, D on the reference pass, G+E+M on the latent pass, G (+ E's lesion heads) on the
              reference pass. Every pass translates anew; R1 at every step of D.
 alternating  one kind of pass per iteration, latent and reference in turn; D and G share one translation; R1 and the
-             cycle loss at intervals, weighted by them. Its batches come cut to the brain (`slices.trimmed`).
+             cycle loss at intervals, weighted by them. Its batches come cut to the brain (`train.slices.trimmed`).
 mixed        alternating, and the true image where a training subject has it (`loss.pairs`).
 paired       G + M by the true image, which an unpaired method never sees: the bound that ours is measured against.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,11 +53,23 @@ class Optimizers:
             yield name, getattr(self, name)
 
 
-def build_optimizers(nets: Networks, config: TrainConfig) -> Optimizers:
-    """Adam as in the paper: β (0, 0.99), weight decay added to the gradient."""
+def build_optimizers(nets: Networks, config: TrainConfig, capturable: bool = False) -> Optimizers:
+    """Adam as in the paper: β (0, 0.99), weight decay added to the gradient.
+
+    `capturable`: what changes from step to step lies on the device, where a captured graph can read it.
+    """
 
     def adam(module: nn.Module, lr: float) -> Adam:
-        return Adam(module.parameters(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True)
+        parameters = list(module.parameters())
+        rate = torch.tensor(lr, device=parameters[0].device) if capturable else lr
+        return Adam(
+            parameters,
+            lr=rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            foreach=True,
+            capturable=capturable,
+        )
 
     assert nets.discriminator is not None
     return Optimizers(
@@ -74,7 +86,11 @@ def set_learning_rates(optimizers: Optimizers, config: TrainConfig, step: int) -
     factor = 1.0 if step < start else max(0.0, config.iterations - step) / max(config.iterations - start, 1.0)
     for name, optimizer in optimizers.named():
         for group in optimizer.param_groups:
-            group["lr"] = getattr(config, f"lr_{name}") * factor
+            rate = getattr(config, f"lr_{name}") * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 def terms_at(config: Config, step: int, cycle: float, back: float = 0.0, contrast: float = 0.0) -> Terms:
@@ -117,6 +133,8 @@ class Step:
     average_gradients: AverageGradients
     expected: Expected | None = None
     """For the relation loss; None where its weight is 0."""
+    live: Mapping[str, Tensor] | None = None
+    """See `losses.generator_loss`."""
 
     def run(self, batch: Tensors, step: int) -> Parts:
         """Do iteration `step` by the configured schedule; returns the parts of the losses."""
@@ -140,23 +158,28 @@ class Step:
             target = target_of(self.nets, batch, kind, weights)
             answer = self._translate(batch, target)
             terms = terms_at(self.config, step, weights.cycle, weights.back, weights.contrast)
-            parts |= self._generate(batch, kind, target, answer, terms, step)
+            parts |= self._generate(batch, kind, target, answer, terms)
         return parts
 
     def alternating(self, batch: Tensors, step: int) -> Parts:
         """One kind of pass, one translation; intervals count pairs of iterations, so that both kinds get every term."""
-        weights, train, pair = self.config.loss, self.config.train, step // 2
+        weights = self.config.loss
         kind: Pass = "latent" if step % 2 == 0 else "reference"
+        r1, terms = self.due(step)
         target = target_of(self.nets, batch, kind, weights)
         answer = self._translate(batch, target)
-        r1 = weights.r1_gamma * train.r1_every if pair % train.r1_every == 0 else 0.0
         parts = self._discriminate(batch, answer.image, r1)
+        return parts | self._generate(batch, kind, target, answer, terms)
+
+    def due(self, step: int) -> tuple[float, Terms]:
+        """Weight of R1 and of G's terms in iteration `step` of the alternating schedule; 0 where a term is left out."""
+        weights, train, pair = self.config.loss, self.config.train, step // 2
+        r1 = weights.r1_gamma * train.r1_every if pair % train.r1_every == 0 else 0.0
         cycle = weights.cycle * train.cycle_every if pair % train.cycle_every == 0 else 0.0
         # Not on the steps of the cycle, so that steps cost alike.
-        due = (pair + 1) % train.back_every == 0
-        back, contrast = (w * train.back_every if due else 0.0 for w in (weights.back, weights.contrast))
-        terms = terms_at(self.config, step, cycle, back, contrast)
-        return parts | self._generate(batch, kind, target, answer, terms, step)
+        turn = (pair + 1) % train.back_every == 0
+        back, contrast = (w * train.back_every if turn else 0.0 for w in (weights.back, weights.contrast))
+        return r1, terms_at(self.config, step, cycle, back, contrast)
 
     def paired(self, batch: Tensors) -> Parts:
         """The same generator, told the truth: mean absolute difference, one code per domain from the mapper."""
@@ -171,7 +194,7 @@ class Step:
         loss.backward()
         for module, optimizer in ((nets.generator, optimizers.generator), (nets.mapper, optimizers.mapper)):
             self._take_step(module, optimizer)
-        return {"paired": loss.item()}
+        return {"paired": loss.detach()}
 
     def _translate(self, batch: Tensors, target: Target) -> Answer:
         """What G makes of the sources."""
@@ -189,15 +212,14 @@ class Step:
         self._take_step(self.nets.discriminator, self.optimizers.discriminator)
         return parts
 
-    def _generate(self, batch: Tensors, kind: Pass, target: Target, answer: Answer, terms: Terms, step: int) -> Parts:
+    def _generate(self, batch: Tensors, kind: Pass, target: Target, answer: Answer, terms: Terms) -> Parts:
         """G learns; E and M too in the latent pass; in the reference pass E learns from the lesion loss alone."""
         nets, optimizers = self.nets, self.optimizers
         assert nets.discriminator is not None
         for optimizer in (optimizers.generator, optimizers.encoder, optimizers.mapper):
             optimizer.zero_grad(set_to_none=True)
         with _frozen(nets.discriminator):
-            seed = self.config.train.seed, step
-            loss = generator_loss(nets, batch, kind, self.config.loss, terms, target, answer, self.expected, seed)
+            loss = generator_loss(nets, batch, kind, self.config.loss, terms, target, answer, self.expected, self.live)
             if kind == "latent":
                 loss.total.backward()
             else:
