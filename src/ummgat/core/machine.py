@@ -1,8 +1,9 @@
-"""What this machine and this package bring: weights that came with the package, and devices to compute on."""
+"""What this machine and this package bring: weights and templates that came with the package, and devices to compute on."""
 
 import platform
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 BUNDLED_MODEL = "small.safetensors"
 """File in the package's `weights` folder that `ummgat complete` uses without --model."""
@@ -32,6 +33,22 @@ def bundled_file(name: str) -> Path | None:
     """A file in the package's `weights` folder, or None."""
     path = Path(str(resources.files("ummgat"))) / "weights" / name
     return path if path.is_file() else None
+
+
+def template_file(kind: Literal["t1", "wm", "gm"]) -> Path:
+    """The shipped MNI152 map (ICBM 2009a symmetric, Fonov et al. 2011) of T1, white or grey matter: uint8, 1 mm, stripped.
+
+    Raises
+    ------
+    FileNotFoundError
+        The installation is not complete.
+    """
+    path = Path(str(resources.files("ummgat"))) / "templates" / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Template is missing: {path}. Found no file; expected the MNI152 map that comes with ummgat. Install ummgat again."
+        )
+    return path
 
 
 def given_or_bundled(given: str | Path | None, name: str) -> Path:
