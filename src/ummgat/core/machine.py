@@ -5,8 +5,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-BUNDLED_MODEL = "small.safetensors"
-"""File in the package's `weights` folder that `ummgat complete` uses without --model."""
+BUNDLED_MODEL = "fine.safetensors"
+"""File in the package's `weights` folder that `ummgat complete` uses without --model. Others there can be asked for by name:
+`fine_unpaired`, which saw no pair, and `small`, the earlier 2 mm weights of two centers."""
 
 BUNDLED_SEGMENTER, BUNDLED_DROPOUT = "segmenter.safetensors", "segmenter_dropout.safetensors"
 """Files there that `ummgat evaluate` uses without --segmenter and --dropout."""
@@ -52,7 +53,7 @@ def template_file(kind: Literal["t1", "wm", "gm"]) -> Path:
 
 
 def given_or_bundled(given: str | Path | None, name: str) -> Path:
-    """Choose the file that was given, or else the bundled one called `name`.
+    """Choose the file that was given, by path or by the bare name of a bundled one, or else the bundled one called `name`.
 
     Raises
     ------
@@ -60,7 +61,9 @@ def given_or_bundled(given: str | Path | None, name: str) -> Path:
         None was given, and this package came without.
     """
     if given is not None:
-        return Path(given)
+        chosen = Path(given)
+        by_name = bundled_file(f"{chosen}.safetensors") if chosen.name == str(given) else None
+        return by_name if by_name is not None and not chosen.exists() else chosen
     path = bundled_file(name)
     if path is None:
         what, option, command = _MADE_BY[name]
