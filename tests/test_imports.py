@@ -49,7 +49,6 @@ OPTIONAL = {
     "quality.code_figures": {"umap"},
     "segment.worker": {"onnxruntime", "nnunetv2"},
     "phantom.dicom": {"pydicom"},
-    "prepare.skullstrip": {"deepbet"},
     "intake.headers": {"pydicom"},
     "export.deidentify": {"pydicom"},
     "export.header": {"pydicom"},

@@ -18,6 +18,9 @@ BUNDLED_CHECKS = "checks.safetensors"
 BUNDLED_T2 = "segmenter_t2.safetensors"
 """File there that `ummgat cross-center` uses without --segmenter: whole tumour from T2 alone."""
 
+BUNDLED_STRIP = "deepbet.safetensors"
+"""File there by which `ummgat prepare --raw` finds the brain in a T1."""
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _MADE_BY = {
@@ -25,6 +28,7 @@ _MADE_BY = {
     BUNDLED_SEGMENTER: ("segmenter", "--segmenter", "`ummgat train-segmenter`"),
     BUNDLED_DROPOUT: ("segmenter", "--dropout", "`ummgat train-segmenter`"),
     BUNDLED_T2: ("segmenter", "--segmenter", "`ummgat train-segmenter --centers A`"),
+    BUNDLED_STRIP: ("brain mask", "--brain-mask", "a skull stripper"),
     BUNDLED_CHECKS: ("file of checks", "--checks", "`ummgat train-checks`"),
 }
 """File → what it is, the option that names another, and the command that writes such a file."""
