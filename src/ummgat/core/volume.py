@@ -20,6 +20,8 @@ from ummgat.core.files import atomic_path
 
 Array = NDArray[Any]
 _DEFLATE_LIMIT = 1032  # deflate cannot shrink data by more than this factor (zlib technical details)
+_PADDING = 1 << 16
+"""Bytes after the voxels that are let pass: some writers fill up to a block."""
 
 FACES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 """Low and high end of each axis of a grid in RAS+ order."""
@@ -114,8 +116,14 @@ def read_volume(path: Path) -> tuple[Array, Grid]:
     """
     image, grid = _open(path)
     try:
+        if Path(path).suffix.lower() == ".gz":
+            # Read to the trailer: only there stands the checksum, which nibabel never reaches.
+            stored: Any = image.dataobj
+            held = stored.offset + _claimed(image) + _PADDING
+            with gzip.open(path) as file:
+                image = nib.Nifti1Image.from_bytes(unpacked(file, int(held), Path(path)))
         data = np.asanyarray(image.dataobj).reshape(grid.shape)
-    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ValueError(
             f"Image data are truncated or damaged: {path}. Found {error}; expected {grid.shape} voxels. Copy or export it again."
         ) from error
@@ -181,7 +189,7 @@ def _sizes_in_file(path: Path, image: nib.Nifti1Image) -> NDArray[np.float64] | 
 
 def _check_size(path: Path, image: nib.Nifti1Image) -> None:
     """Refuse a header that claims more bytes than the file can hold, before any memory is asked for."""
-    claimed = float(np.prod([float(n) for n in image.shape]) * image.header.get_data_dtype().itemsize)
+    claimed = _claimed(image)
     on_disk = path.stat().st_size
     can_hold = on_disk * _DEFLATE_LIMIT if path.suffix.lower() == ".gz" else on_disk
     if claimed > can_hold:
@@ -189,6 +197,39 @@ def _check_size(path: Path, image: nib.Nifti1Image) -> None:
             f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file of "
             f"{on_disk} bytes; expected at most {can_hold}. The file is truncated or damaged: copy or export it again."
         )
+
+
+def _claimed(image: nib.Nifti1Image) -> float:
+    """Bytes of voxels that a header announces."""
+    return float(np.prod([float(n) for n in image.shape]) * image.header.get_data_dtype().itemsize)
+
+
+def unpacked(file: gzip.GzipFile, at_most: int, path: Path) -> bytes:
+    """Everything that a compressed stream holds, to its end, so that its checksum is compared.
+
+    Parameters
+    ----------
+    file : GzipFile
+    at_most : int
+        Bytes that the header accounts for. A few kilobytes of zeros can unpack to gigabytes, so no more is read.
+    path : Path
+        For the message.
+
+    Raises
+    ------
+    ValueError
+        The stream holds more.
+    OSError, EOFError, zlib.error
+        The stream is damaged.
+    """
+    content = file.read(at_most)
+    more = file.read(1)  # at the end this compares the checksum, also where the stream is exactly as long as allowed
+    if more:
+        raise ValueError(
+            f"File holds more than its header says: {path}. Found more than {at_most} bytes unpacked; expected no more. The "
+            "header or the file is damaged: copy or export it again."
+        )
+    return content
 
 
 def write_volume(path: Path, data: Array, grid: Grid, description: str = "") -> None:

@@ -1,9 +1,11 @@
 """Read the header of NIfTI, MetaImage and NRRD files: grid, doubts about left and right, and what keeps a file from being used."""
 
+import bz2
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -94,7 +96,7 @@ def read_itk_grid(path: Path) -> Grid:
         )
     size = need("SimpleITK", "dicom").Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
     claimed, on_disk = float(np.prod([float(n) for n in shape])) * size, voxels.stat().st_size
-    if claimed > on_disk * _DEFLATE_LIMIT or (claimed > on_disk and not _compressed(path)):
+    if claimed > on_disk * _DEFLATE_LIMIT or (claimed > on_disk and _compression(path) is None):
         raise ValueError(
             f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file of "
             f"{on_disk} bytes; expected fewer. The file is truncated or damaged: copy or export it again."
@@ -106,6 +108,7 @@ def read_itk(path: Path) -> tuple[Array, Grid]:
     """Read a MetaImage or NRRD file: voxels of shape (x, y, z) and their grid."""
     itk = need("SimpleITK", "dicom")
     grid = read_itk_grid(path)
+    _check_compressed(path)
     try:
         image = itk.ReadImage(str(path))
     except RuntimeError as error:
@@ -119,6 +122,71 @@ def read_itk(path: Path) -> tuple[Array, Grid]:
             f"Image has voxels that are not numbers: {path}. Found NaN or infinite voxels; expected none. Repair it."
         )
     return data, grid
+
+
+def _check_compressed(path: Path) -> None:
+    """Unpack compressed voxels to the end of their stream, where the checksum stands; ITK stops when it has enough.
+
+    Raises
+    ------
+    ValueError
+        The checksum differs, or the stream ends early.
+    """
+    way = _compression(path)
+    if way is None:
+        return
+    voxels = data_file(path)
+    try:
+        with voxels.open("rb") as file:
+            if voxels == path:
+                _skip_header(file, path)
+            while True:
+                packer = zlib.decompressobj(47) if way != "bz" else bz2.BZ2Decompressor()
+                rest = _run_through(packer, file) or file.read(1)
+                if not rest:
+                    return
+                file.seek(-len(rest), 1)  # another stream follows, as gzip allows
+    except (zlib.error, OSError, EOFError) as error:
+        raise ValueError(
+            f"Image data are truncated or damaged: {path}. Found {error}; expected compressed voxels whose checksum fits. "
+            "Copy or export it again."
+        ) from error
+
+
+def _run_through(packer: Any, file: IO[bytes]) -> bytes:
+    """Unpack one stream, keeping nothing; what follows it in the block read last."""
+    while not packer.eof:
+        block = file.read(1 << 16)
+        if not block:
+            raise EOFError("the compressed voxels end early")
+        if isinstance(packer, bz2.BZ2Decompressor):
+            packer.decompress(block)
+            continue
+        while block:
+            packer.decompress(block, 1 << 24)
+            block = packer.unconsumed_tail
+    return bytes(packer.unused_data).lstrip(b"\0\r\n")
+
+
+def _skip_header(file: IO[bytes], path: Path) -> None:
+    """Go to the first byte of the voxels of a file that holds its own header."""
+    if path.suffix.lower() == ".mha":
+        for line in file:
+            if line.partition(b"=")[0].strip() == b"ElementDataFile":
+                return
+    else:
+        for line in file:
+            if not line.strip():
+                return
+    raise EOFError("there are no voxels after the header")
+
+
+def _compression(path: Path) -> str | None:
+    """How voxels are packed: zlib, gz, bz; None if they are not."""
+    if re.search(r"^CompressedData\s*=\s*True", _head(path), re.MULTILINE | re.IGNORECASE):
+        return "zlib"
+    match = re.search(r"^encoding\s*:\s*(gz|bz)", _head(path), re.MULTILINE | re.IGNORECASE)
+    return match[1].lower() if match else None
 
 
 def _itk_grid(reader: Any, shape: list[int], path: Path) -> Grid:
@@ -139,13 +207,6 @@ def _itk_grid(reader: Any, shape: list[int], path: Path) -> Grid:
 def _head(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(16384).decode("latin-1")
-
-
-def _compressed(path: Path) -> bool:
-    return (
-        re.search(r"^(CompressedData\s*=\s*True|encoding\s*:\s*(gz|bz))", _head(path), re.MULTILINE | re.IGNORECASE)
-        is not None
-    )
 
 
 def data_file(path: Path) -> Path:
