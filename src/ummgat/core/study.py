@@ -143,6 +143,8 @@ class StudyRecord(_Record):
     """With `prepare --raw`: the transforms; None when the study came registered."""
     findings: list[str] = Field(default_factory=list)
     """Remarks that did not keep the study from being prepared, for example voxel-identical sequences."""
+    left_out: dict[str, list[str]] = Field(default_factory=dict)
+    """Image file beside the acquired ones that was not understood → sequences that it may show; these are not generated."""
     checks: ChecksRecord | None = None
     """Quality control; None if the study was not checked."""
 

@@ -4,7 +4,6 @@ The only place in UMMGAT where file spellings and foreign label numbers are know
 unclear is never guessed: unknown names are listed as ignored, ambiguous ones fail their study.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from ummgat.core.domain import SEQUENCES
+from ummgat.intake.left_out import may_be, others_below
+from ummgat.intake.lenient import lenient_json, says_generated
 
 Regions = Literal["multi", "wt", "unsaid"]
 
@@ -55,6 +56,7 @@ _UCSF_FILE = re.compile(rf".+?_({'|'.join(_UCSF_NAMES)})(_bias)?")
 _UCSF_FOLLOW_UP = re.compile(r"(.+)_FU\d+d")
 _CONTRAST = {"c", "ce", "gd", "gad", "gadolinium", "gadovist", "contrast", "post", "postcontrast", "km"}
 _NOT_ACQUIRED = ("_generated", "_copied", "_fused")
+_SIDECAR_LIMIT = 4_000_000
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 Classify = Callable[[str, str], str | None]
@@ -74,6 +76,8 @@ class RawStudy:
     labels_regions: Regions = "multi"
     ignored: list[str] = field(default_factory=list)
     """Names of NIfTI files that are not used."""
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Image file that is not understood, relative to the folder → sequences it may show, see `left_out`."""
     problems: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     brain_mask: Path | None = None
@@ -267,6 +271,8 @@ def _collect(
             study.findings.append(
                 f"{path.name} is ignored: {reason}, and only acquired images may train or be a source."
             )
+            if origin_unknown(path):
+                study.left_out[path.name] = may_be(_SUFFIX.sub("", path.name))
             continue
         try:
             meaning = classify(folder.name, _SUFFIX.sub("", path.name))
@@ -275,6 +281,7 @@ def _collect(
             continue
         if meaning is None:
             study.ignored.append(path.name)
+            study.left_out[path.name] = may_be(_without(folder.name, _SUFFIX.sub("", path.name)))
         else:
             by_meaning.setdefault(meaning, []).append(path)
     annotations = [*by_meaning.pop("seg", []), *by_meaning.pop("wt", [])]
@@ -284,6 +291,8 @@ def _collect(
                 f"Two files for one {'sequence' if meaning in SEQUENCES else 'study'}: {folder}. Found "
                 f"{' and '.join(path.name for path in paths)} for {meaning}; expected one file. Move the others away."
             )
+    read = [path for path in folder.iterdir() if _SUFFIX.search(path.name)]
+    study.left_out |= others_below(folder, read)
     study.images = {sequence: by_meaning[sequence][0] for sequence in SEQUENCES if sequence in by_meaning}
     if annotations:
         study.labels = annotations[0]
@@ -355,7 +364,7 @@ def classify_freely(subject: str, stem: str) -> str | None:
     >>> classify_freely("p7", "p7_T2-FLAIR_brain"), classify_freely("p7", "t1_brain_mask"), classify_freely("p7", "adc")
     ('flair', None, None)
     """
-    rest = stem[len(subject) :] if stem.lower().startswith(subject.lower()) else stem
+    rest = _without(subject, stem)
     words = [word for word in re.split(r"[^a-z0-9]+", rest.lower()) if word]
     meanings: list[str] = []
     contrast = False
@@ -387,14 +396,43 @@ def not_acquired(path: Path) -> str | None:
         if mark in stem.lower():
             return f"its name says {mark[1:]}"
     sidecar = path.with_name(stem + ".json")
-    if not sidecar.is_file():
+    content = _sidecar(path)
+    if content is None:
         return None
     try:
-        value = json.loads(sidecar.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError:
+        value = lenient_json(content)
+    except ValueError:
+        if says_generated(content):
+            return f"its sidecar {sidecar.name} says generated"
         return f"its sidecar {sidecar.name} is not readable JSON, so where the image comes from is unknown"
     if isinstance(value, dict) and (
         value.get("kind", "acquired") in ("copied", "generated", "fused") or value.get("generated")
     ):
         return f"its sidecar {sidecar.name} says {value.get('kind', 'generated')}"
     return None
+
+
+def origin_unknown(path: Path) -> bool:
+    """Whether the sidecar of a file is so damaged that it may be an acquired one as well as a generated one."""
+    content = _sidecar(path)
+    if content is None or says_generated(content):
+        return False
+    try:
+        lenient_json(content)
+    except ValueError:
+        return True
+    return False
+
+
+def _sidecar(path: Path) -> bytes | None:
+    """What stands beside an image, as far as a flag can be in it; None if nothing does."""
+    sidecar = path.with_name(_SUFFIX.sub("", path.name) + ".json")
+    if not sidecar.is_file():
+        return None
+    with sidecar.open("rb") as file:
+        return file.read(_SIDECAR_LIMIT)
+
+
+def _without(subject: str, stem: str) -> str:
+    """A file's name without the subject's in front, whose letters say nothing of a sequence."""
+    return stem[len(subject) :] if stem.lower().startswith(subject.lower()) else stem

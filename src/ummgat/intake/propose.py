@@ -82,6 +82,11 @@ _NAMED_TYPES = {
 }
 
 
+def says_other(text: str) -> str | None:
+    """What lower-case text says an image is that is none of the sequences, although their letters may be in it."""
+    return next((name for name, pattern in _OTHERS.items() if re.search(pattern, text)), None)
+
+
 def propose(facts: Facts, named: str | None = None, where: str = "description") -> Proposal:
     """Propose a sequence.
 
@@ -97,13 +102,13 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
     physics, measured = _physics(facts)
     if named is not None:
         return _named(named, facts, text, physics, measured)
-    other = next((name for name, pattern in _OTHERS.items() if re.search(pattern, text)), None)
+    other = says_other(text)
     other = other or next((_NAMED_TYPES[part] for part in facts.image_type if part in _NAMED_TYPES), None)
     if "LOCALIZER" in facts.image_type:
         other = "localizer"
     if other is not None and not (other == "projection" and "t1" in text):
         return Proposal(None, "unknown", f"{where} or image type speaks of {other}")
-    found = _words(text)
+    found = words_of(text)
     if found == {"t1", "flair"} and physics & {"t1", "flair"}:
         found = physics & {"t1", "flair"}  # "T1 FLAIR" is a T1 with a short inversion time
     if len(found) > 1:
@@ -131,7 +136,7 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
 def _named(named: str, facts: Facts, text: str, physics: set[str], measured: str) -> Proposal:
     """Believe a name unless words of the header, its times or its contrast agent contradict it."""
     base = "t1" if named == "t1ce" else named
-    words = _words(text)
+    words = words_of(text)
     against = ""
     if physics and base in ("t1", "t2", "flair") and not _agree(base, physics, facts):
         against = f"{measured} looks like {' or '.join(sorted(physics))}"
@@ -144,8 +149,8 @@ def _named(named: str, facts: Facts, text: str, physics: set[str], measured: str
     return Proposal(named, "sure", f"named {named}")
 
 
-def _words(text: str) -> set[str]:
-    """Sequences that `text` has words for; t2 is no second one beside what is named T2-FLAIR, nor t1 beside parametric maps."""
+def words_of(text: str) -> set[str]:
+    """Sequences that lower-case `text` has words for; t2 is no second one beside what is named T2-FLAIR, nor t1 beside parametric maps."""
     found = {name for name, pattern in _WORDS.items() if re.search(pattern, text)}
     if "flair" in found and "t1" not in found:
         found.discard("t2")

@@ -53,6 +53,7 @@ def _unpacked(raw: RawStudy) -> Iterator[RawStudy]:
         return
     with tempfile.TemporaryDirectory(prefix="ummgat-") as name:
         study = replace(raw.packed.unpack(Path(name)), findings=raw.findings, packed=raw.packed)
+        study.left_out = raw.left_out
         try:
             yield study
         except (ValueError, ImportError) as error:
@@ -80,6 +81,7 @@ def _prepare(raw: RawStudy, center: str, folder: Path, fingerprint: str, setting
     for sequence, image in record.images.items():
         image.source_file = origins[sequence]
     record.fingerprint = fingerprint
+    record.left_out = {name: list(sequences) for name, sequences in raw.left_out.items()}
     with explained_full_disk(folder), replaced_folder(folder) as temporary:
         if ready is not None:
             record.alignment = ready.alignment

@@ -30,7 +30,9 @@ def fingerprint(raw: RawStudy, layout: str, settings: PrepareSettings) -> str:
         if raw.packed is None
         else list(raw.packed.stamp)
     )
-    inputs = [layout, stamps]
+    inputs: list[object] = [layout, stamps]
+    if raw.left_out:  # not otherwise, so that studies prepared before this was kept stay up to date
+        inputs.append(sorted(raw.left_out))
     return "-".join(hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for part in (how, inputs))
 
 
