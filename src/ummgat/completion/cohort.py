@@ -19,6 +19,7 @@ from ummgat.completion.native import image_name, native_brain, write_native, wri
 from ummgat.core.domain import Domain, check_sequence
 from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.files import explained_full_disk, remove_leftovers, replaced_folder, write_json
+from ummgat.core.placement import disagreement, header_of, placement_of
 from ummgat.core.stamp import fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import ImageRecord, Study, load_cohort, load_study, write_study
 from ummgat.core.volume import Array, read_volume, write_volume
@@ -172,7 +173,9 @@ def _made_from(study: Study | RawStudy) -> list[Any]:
     record = study.record
     names = [*(record.images[q].file for q in study.acquired), record.labels_file, record.brain_mask_file]
     return [
-        record.model_dump(mode="json", exclude={"checks"} if record.left_out else {"checks", "left_out"}),
+        record.model_dump(
+            mode="json", exclude={"checks"} | {name for name in ("left_out", "placements") if not getattr(record, name)}
+        ),
         stamps(study.folder / name for name in names if name is not None),
     ]
 
@@ -290,7 +293,9 @@ def _complete_raw(order: _Order, raw: RawStudy, folder: Path) -> tuple[list[str]
             **order.told,
             **({"left_out": sorted(raw.left_out)} if raw.left_out else {}),
         }
-        files += write_native(image, folder, stem, prepared_grid, original, brain, provenance)
+        files += write_native(
+            image, folder, stem, prepared_grid, original, brain, provenance, placement_of(source_file)
+        )
     if not request.align_to:
         _carry(raw, folder)
     return files, generated
@@ -310,7 +315,10 @@ def _said_on_the_way_in(study: Study | RawStudy) -> list[str]:
     """What to know of the files that were not used."""
     left_out = study.left_out if isinstance(study, RawStudy) else study.record.left_out
     said = [f"Not understood and left out: {', '.join(sorted(left_out))}."] if left_out else []
-    return said + (study.findings if isinstance(study, RawStudy) else [])
+    if isinstance(study, Study):
+        return said
+    unlike = {path: disagreement(header_of(path)) for path in study.images.values()}
+    return [*said, *study.findings, *(f"{path.name}: {text}." for path, text in unlike.items() if text)]
 
 
 def _carry(raw: RawStudy, folder: Path) -> None:

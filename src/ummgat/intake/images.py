@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import nibabel as nib
 import numpy as np
 
 from ummgat.core.extras import need
-from ummgat.core.volume import UNREADABLE, Array, Grid, read_grid
+from ummgat.core.placement import (
+    LARGEST_MM,
+    PLAUSIBLE_MM,
+    SQUARE_DEGREES,
+    disagreement,
+    doubt,
+    header_of,
+    shear_degrees,
+)
+from ummgat.core.volume import UNREADABLE, Array, Grid, read_grid, require_square
 
 NIFTI = (".nii", ".nii.gz")
 ITK = {".mha": "MHA", ".mhd": "MHA", ".nrrd": "NRRD", ".nhdr": "NRRD"}
@@ -19,7 +27,6 @@ ITK = {".mha": "MHA", ".mhd": "MHA", ".nrrd": "NRRD", ".nhdr": "NRRD"}
 
 _DETACHED = {".mhd": r"^ElementDataFile\s*=\s*(.+?)\s*$", ".nhdr": r"^data ?file\s*:\s*(.+?)\s*$"}
 _DEFLATE_LIMIT = 1032
-_SQUARE_DEGREES = 0.5
 
 
 @dataclass
@@ -48,17 +55,17 @@ def read_header(path: Path) -> ImageHeader:
     header = ImageHeader(kind_of(path) or "")
     try:
         if header.kind == "NIfTI":
-            header.grid = read_grid(path)
-            header.doubts += _nifti_doubts(path)
+            header.grid = read_grid(path, decided=True)
+            said = header_of(path)
+            unclear = doubt(said) or disagreement(said)
+            header.doubts += [unclear] if unclear else []
         else:
             header.grid = read_itk_grid(path)
     except (*UNREADABLE, ValueError) as error:
         header.problems.append(str(error).replace(f"{path.parent}/", "").replace(str(path), path.name))
         return header
-    matrix = header.grid.matrix[:3, :3] / np.array(header.grid.spacing_mm)
-    cosine = max(abs(float(matrix[:, a] @ matrix[:, b])) for a, b in ((0, 1), (0, 2), (1, 2)))
-    off = float(np.degrees(np.arcsin(min(cosine, 1.0))))
-    if off > _SQUARE_DEGREES:
+    off = shear_degrees(header.grid.matrix)
+    if off > SQUARE_DEGREES:
         header.problems.append(f"sheared: the axes are {off:.2g}° off right angles; expected straight axes")
     if min(header.grid.shape) < 2:
         header.problems.append("a single plane, no volume")
@@ -108,6 +115,7 @@ def read_itk(path: Path) -> tuple[Array, Grid]:
     """Read a MetaImage or NRRD file: voxels of shape (x, y, z) and their grid."""
     itk = need("SimpleITK", "dicom")
     grid = read_itk_grid(path)
+    require_square(path, grid.matrix)
     _check_compressed(path)
     try:
         image = itk.ReadImage(str(path))
@@ -201,6 +209,12 @@ def _itk_grid(reader: Any, shape: list[int], path: Path) -> Grid:
             f"Image has no usable geometry: {path}. Found voxel size {tuple(spacing.tolist())} mm; expected three positive "
             "sizes and axes that are not parallel. Repair the header."
         )
+    low, high = PLAUSIBLE_MM
+    if spacing.min() < low or spacing.max() > high or (spacing * shape[:3]).max() > LARGEST_MM:
+        raise ValueError(
+            f"Image has implausible voxel sizes: {path}. Found {tuple(spacing.tolist())} mm; expected {low} to {high:g} mm, at most "
+            f"{LARGEST_MM:g} in all. Repair the header's sizes: they are in mm."
+        )
     return Grid.of(tuple(shape), affine + 0.0)
 
 
@@ -222,21 +236,3 @@ def data_file(path: Path) -> Path:
             "same folder. Copy both, or convert to one file."
         )
     return path.with_name(name)
-
-
-def _nifti_doubts(path: Path) -> list[str]:
-    """Ways in which a NIfTI header leaves open which side is left."""
-    header = nib.Nifti1Image.from_filename(path).header
-    sform, s_code = header.get_sform(coded=True)
-    qform, q_code = header.get_qform(coded=True)
-    if not s_code and not q_code:
-        return ["the header does not say which side is left (neither sform nor qform is set)"]
-    if s_code and q_code and np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
-        return ["sform and qform are mirror images of each other, so left and right are in doubt"]
-    if (
-        s_code
-        and q_code
-        and float(np.abs(sform[:3, :3] - qform[:3, :3]).max()) > 0.1 * float(np.abs(sform[:3, :3]).max())
-    ):
-        return ["sform and qform disagree; the sform is used"]
-    return []

@@ -1,5 +1,6 @@
 """Prepare one study in memory: check its images, bring them to one RAS+ isotropic grid, scale them to uint8."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from ummgat.prepare.labels import resample_labels, translate
 
 Image = Path | tuple[Array, Grid]
 """A file, or voxels of shape (x, y, z) with their grid."""
+
+MOST_VOXELS = 500_000_000
+"""Of a prepared volume: a head of 240 mm at 0.3 mm, with room."""
 
 Prepared = tuple[StudyRecord, dict[str, NDArray[np.uint8]], NDArray[np.uint8] | None]
 
@@ -90,6 +94,14 @@ def prepare_images(
         raise StudyError(subject, problems)
     original = next(iter(raw.values()))[1]
     target = original.canonical(spacing_mm)
+    if math.prod(target.shape) > MOST_VOXELS:
+        found = f"{' × '.join(map(str, target.shape))} voxels of {spacing_mm:g} mm"
+        where = _where(next(iter(images)), images, labels)
+        problem = (
+            f"Study would take too much memory: {where}. Found {found}; expected at most {MOST_VOXELS:.0e}. Prepare at a larger "
+            "--spacing, or crop the images."
+        )
+        raise StudyError(subject, [problem])
 
     annotation = raw.pop("labels", None)
     volumes: dict[str, NDArray[np.uint8]] = {}
