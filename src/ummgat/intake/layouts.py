@@ -13,6 +13,8 @@ from typing import Literal
 from ummgat.core.domain import SEQUENCES
 from ummgat.intake.left_out import may_be, others_below
 from ummgat.intake.lenient import lenient_json, says_generated
+from ummgat.intake.propose import no_sequence, says_other
+from ummgat.intake.sidecars import read_sidecar
 
 Regions = Literal["multi", "wt", "unsaid"]
 
@@ -279,7 +281,12 @@ def _collect(
         except ValueError as error:
             study.problems.append(f"File name is ambiguous: {path}. {error}")
             continue
-        if meaning is None:
+        other = no_sequence(read_sidecar(path)[0]) if meaning in SEQUENCES else None
+        if other is not None:
+            study.ignored.append(path.name)
+            study.left_out[path.name] = ()
+            study.findings.append(f"{path.name} is ignored: its sidecar speaks of {other}.")
+        elif meaning is None:
             study.ignored.append(path.name)
             study.left_out[path.name] = may_be(_without(folder.name, _SUFFIX.sub("", path.name)))
         else:
@@ -351,7 +358,8 @@ def _prefixed(separator: str) -> Classify:
 def classify_freely(subject: str, stem: str) -> str | None:
     """Meaning of a freely named file: the known spelling among the words of `stem`, after the subject's name.
 
-    Two neighbouring words may form one spelling (`t2_flair`, `T1-post`).
+    Two neighbouring words may form one spelling (`t2_flair`, `T1-post`). A name that says that the image is something else, as
+    `T2_star`, `T1_map` or `part-phase`, is none of the sequences whose letters are in it.
 
     Raises
     ------
@@ -379,6 +387,8 @@ def classify_freely(subject: str, stem: str) -> str | None:
             meanings.append(_SPELLINGS[words[i]])
         contrast = contrast or words[i] in _CONTRAST
         i += 1
+    if any(meaning in SEQUENCES for meaning in meanings) and other_image(rest):
+        return None
     if "wt" in meanings and "brain" in words:
         return None  # a brain mask, which skull-stripping tools leave behind, is no annotation
     if len(set(meanings)) > 1 or (contrast and "t1" in meanings):
@@ -387,6 +397,20 @@ def classify_freely(subject: str, stem: str) -> str | None:
             f"Found words for {found}; expected one sequence or annotation. Rename the file, for example t1ce.nii.gz."
         )
     return meanings[0] if meanings else None
+
+
+def other_image(name: str) -> str | None:
+    """What a file's name says an image is that is none of the sequences; None if it says nothing of the kind.
+
+    The labels that BIDS puts before (`sub-01`, `dir-AP`) are no words: `sub` alone means a subtraction, `dir` double inversion.
+
+    Examples
+    --------
+    >>> other_image("sub-1_dir-AP_T2w"), other_image("T2_GRE"), other_image("t1_sub")
+    (None, 'T2*', 'subtraction')
+    """
+    text = re.sub(r"(?<![a-z])(sub|ses|dir|acq|run|rec)-[a-z0-9]+", " ", name.lower())
+    return says_other(re.sub(r"[_.:,;()\[\]]+", " ", text))
 
 
 def not_acquired(path: Path) -> str | None:
