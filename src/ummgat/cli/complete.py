@@ -58,6 +58,10 @@ def complete(
     brain_mask: BrainMask = None,
     n4: N4 = False,
     checks: Checks = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="File beside the others that is no missing sequence (name or pattern). May be repeated."),
+    ] = None,
     no_reliability: Annotated[
         bool, typer.Option("--no-reliability", help="Skip the reliability maps: faster.")
     ] = False,
@@ -105,6 +109,7 @@ def complete(
             choose_device(device),
             jobs,
             overwrite,
+            leave_out or [],
         )
     else:
         with progress("Completing") as show:
@@ -120,6 +125,7 @@ def complete(
                 jobs=jobs,
                 overwrite=overwrite,
                 progress=show,
+                leave_out=leave_out or [],
             )
         failed = report.failed
     # One sidecar per generated image, named like it; those in the grid of the scan are the same once more.
@@ -161,6 +167,7 @@ def _complete_scans(
     device: str,
     jobs: int,
     overwrite: bool,
+    leave_out: Sequence[str],
 ) -> "tuple[CompletionReport, dict[str, str]]":
     """Prepare, check and complete scans; remarks of the first two are printed. Returns (report, all failures)."""
     from ummgat.completion.scans import complete_scans
@@ -185,6 +192,7 @@ def _complete_scans(
             on_prepared=show,
             on_checked=show,
             on_completed=show,
+            leave_out=leave_out,
         )
     for remark in done.remarks:
         say(remark)

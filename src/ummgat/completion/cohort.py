@@ -4,7 +4,7 @@ Inputs are never touched. A study appears under its final name when it is whole;
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from ummgat.completion.native import image_name, native_brain, write_native, wri
 from ummgat.core.domain import Domain, check_sequence
 from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.files import explained_full_disk, remove_leftovers, replaced_folder, write_json
+from ummgat.core.placement import disagreement, header_of, placement_of
 from ummgat.core.stamp import fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import ImageRecord, Study, load_cohort, load_study, write_study
 from ummgat.core.volume import Array, read_volume, write_volume
 from ummgat.intake.layouts import RawStudy, find_studies
+from ummgat.intake.left_out import image_stem, require_understood
 from ummgat.model.weights import TrainedModel, opened_model
 from ummgat.prepare.images import prepare_images
 
@@ -46,6 +48,8 @@ class _Order:
     told: Mapping[str, str]
     """How the center is known, for the sidecars."""
     codes: Mapping[str, Tensor]
+    leave_out: tuple[str, ...]
+    """Files of which the user says that they are none of the missing sequences."""
     marks: Mapping[str, str]
     """Subject → fingerprint of what its result is made from."""
 
@@ -66,6 +70,7 @@ def complete(
     jobs: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
+    leave_out: Sequence[str] = (),
 ) -> CompletionReport:
     """Fill the missing sequences of one study or of a cohort, or align it to another center.
 
@@ -96,6 +101,9 @@ def complete(
         of the report), and another one is a failure of its study.
     progress : callable, optional
         (studies finished, studies in all, subject).
+    leave_out : sequence of str
+        Names or patterns of files beside the acquired ones that are none of the missing sequences. Without, a sequence that a file
+        may be whose name is not understood is not generated: its study fails, and the message names the file.
 
     Returns
     -------
@@ -134,6 +142,7 @@ def complete(
     told = {"center_given": given} if given else {"center_only_one": center} if center else {}
     model_hash = trained.hash or uuid4().hex  # one that was never in a file: nothing can be known to be made by it
     common = [_ALGORITHM, model_hash, asdict(request), center, stamps(map(Path, (references or {}).values()))]
+    common += [sorted(leave_out)] if leave_out else []
     report, warnings, marks, todo = CompletionReport(), {}, {}, {}
     for subject, study in studies.items():
         try:
@@ -148,7 +157,7 @@ def complete(
             report.up_to_date.append(subject)
             warnings[subject] = before
     remove_leftovers(out)
-    order = _Order(trained, out, request, center, told, codes, marks)
+    order = _Order(trained, out, request, center, told, codes, tuple(leave_out), marks)
     now = each(_complete_one, todo, order, jobs=jobs, progress=progress)
     report.done = {subject: files for subject, (files, _) in now.done.items()}
     warnings |= {subject: said for subject, (_, said) in now.done.items()}
@@ -161,11 +170,14 @@ def complete(
 def _made_from(study: Study | RawStudy) -> list[Any]:
     """What a result depends on, of the study. Findings of quality control do not count: they change no voxel."""
     if isinstance(study, RawStudy):
-        return [sorted(study.images), stamps(study.images[q] for q in sorted(study.images)), study.problems]
+        raw = [sorted(study.images), stamps(study.images[q] for q in sorted(study.images)), study.problems]
+        return [*raw, sorted(study.left_out)] if study.left_out else raw
     record = study.record
     names = [*(record.images[q].file for q in study.acquired), record.labels_file, record.brain_mask_file]
     return [
-        record.model_dump(mode="json", exclude={"checks"}),
+        record.model_dump(
+            mode="json", exclude={"checks"} | {name for name in ("left_out", "placements") if not getattr(record, name)}
+        ),
         stamps(study.folder / name for name in names if name is not None),
     ]
 
@@ -205,6 +217,7 @@ def _complete_one(order: _Order, study: Study | RawStudy) -> tuple[list[str], li
         else:
             files, generated = _complete_prepared(order, study, temporary)
         warnings = [warning for image in generated for warning in image.warnings]
+        warnings += _said_on_the_way_in(study)
         if isinstance(study, Study) and study.record.checks is not None and generated:
             warnings += [f"Found by `ummgat check`: {finding.text}" for finding in study.record.checks.findings]
         write_stamp(temporary, order.marks[study.subject], files, warnings)
@@ -220,10 +233,12 @@ def _complete_prepared(order: _Order, study: Study, folder: Path) -> tuple[list[
             f"Study was prepared at another voxel size than the model's: {study.folder}. Found {study.grid.spacing_mm} mm; "
             f"expected {wanted} mm. Run `ummgat prepare --spacing {wanted}`, or give the NIfTI folder itself."
         )
+    _require_understood(order, study.record.left_out, study.acquired, order.center or study.center, study.subject)
     volumes = {q: np.array(study.volume(q)) for q in study.acquired}
     generated = fill(model, volumes, order.center or study.center, request, order.codes)
     for image in generated:
         image.provenance.update(order.told if order.center != study.center or "center_given" in order.told else {})
+        image.provenance.update({"left_out": sorted(study.record.left_out)} if study.record.left_out else {})
     record = study.record.model_copy(deep=True)
     new: dict[str, Array] = {}
     files: list[str] = []
@@ -263,6 +278,7 @@ def _complete_raw(order: _Order, raw: RawStudy, folder: Path) -> tuple[list[str]
             f"Center of the study is unknown: {raw.subject}. Found none; expected one of {', '.join(model.table.centers)}. "
             "Say --center; it is never guessed."
         )
+    _require_understood(order, raw.left_out, raw.images, order.center, raw.subject)
     record, volumes, _ = prepare_images(
         raw.images, subject=raw.subject, center=order.center, spacing_mm=model.config.data.spacing_mm
     )
@@ -277,9 +293,43 @@ def _complete_raw(order: _Order, raw: RawStudy, folder: Path) -> tuple[list[str]
         provenance = image.provenance | {
             "source_files": [raw.images[Domain.parse(name).sequence].name for name in image.provenance["sources"]],
             **order.told,
+            **({"left_out": sorted(raw.left_out)} if raw.left_out else {}),
         }
-        files += write_native(image, folder, stem, prepared_grid, original, brain, provenance)
+        files += write_native(
+            image, folder, stem, prepared_grid, original, brain, provenance, placement_of(source_file)
+        )
     if not request.align_to:
-        for path in raw.images.values():
-            shutil.copyfile(path, folder / path.name)
+        _carry(raw, folder)
     return files, generated
+
+
+def _require_understood(
+    order: _Order, left_out: Mapping[str, Sequence[str]], acquired: Iterable[str], center: str, subject: str
+) -> None:
+    """Refuse to generate what may have been acquired: a file that is not understood may be just that."""
+    goal = order.request.align_to or center
+    known = [domain.sequence for domain in order.model.table if domain.center == goal]
+    wanted = set(order.request.targets or known) - set(acquired)
+    require_understood(left_out, wanted, order.leave_out, subject)
+
+
+def _said_on_the_way_in(study: Study | RawStudy) -> list[str]:
+    """What to know of the files that were not used."""
+    left_out = study.left_out if isinstance(study, RawStudy) else study.record.left_out
+    said = [f"Not understood and left out: {', '.join(sorted(left_out))}."] if left_out else []
+    if isinstance(study, Study):
+        return said
+    unlike = {path: disagreement(header_of(path)) for path in study.images.values()}
+    return [*said, *study.findings, *(f"{path.name}: {text}." for path, text in unlike.items() if text)]
+
+
+def _carry(raw: RawStudy, folder: Path) -> None:
+    """Copy what was acquired, byte for byte, with what stands beside it; also what was not understood, and the annotation."""
+    home = next(iter(raw.images.values())).parent
+    files = [*raw.images.values(), *([raw.labels] if raw.labels else []), *(home / name for name in raw.left_out)]
+    for path in files:
+        beside = [path.with_name(image_stem(path) + suffix) for suffix in (".json", ".bval", ".bvec")]
+        for file in (path, *(other for other in beside if other.is_file())):
+            target = folder / file.relative_to(home)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)

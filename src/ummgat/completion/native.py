@@ -12,6 +12,7 @@ from ummgat.completion.fill import Generated
 from ummgat.core.domain import Domain
 from ummgat.core.files import write_json
 from ummgat.core.normalise import brain_mask
+from ummgat.core.placement import Placement
 from ummgat.core.study import Study, header_text
 from ummgat.core.volume import Array, Grid, resample, resample_inside, write_volume
 from ummgat.prepare.images import reorient
@@ -34,6 +35,7 @@ def write_native(
     original: Grid,
     brain: NDArray[np.bool_],
     provenance: dict[str, Any],
+    placement: Placement | None = None,
 ) -> list[str]:
     """Write a generated image, its maps and its sidecar in the grid of its source.
 
@@ -50,6 +52,8 @@ def write_native(
         Exactly these voxels get values.
     provenance : dict
         The sidecar.
+    placement : dict, optional
+        What the header of the source says about its place, see `placement.placement_of`.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def write_native(
     if image.enhancement is not None:
         volumes[f"{stem}_enhancement"] = (image.enhancement, "")
     for name, (volume, text) in volumes.items():
-        write_volume(folder / f"{name}.nii.gz", to_native(volume, prepared, original, brain), original, text)
+        write_volume(folder / f"{name}.nii.gz", to_native(volume, prepared, original, brain), original, text, placement)
     write_json(folder / f"{stem}.json", provenance)
     return [f"{stem}.nii.gz", f"{stem}.json", *(f"{name}.nii.gz" for name in list(volumes)[1:])]
 
@@ -101,8 +105,9 @@ def write_scanned_space(study: Study, generated: Sequence[Generated], folder: Pa
             ],
             "grid_of": source,
         }
+        place = study.record.placements.get(source)
         stem = f"{study.subject}_{image_name(image.target, align_to)}"
-        files += write_native(image, folder / NATIVE, stem, prepared, original, brain, provenance)
+        files += write_native(image, folder / NATIVE, stem, prepared, original, brain, provenance, place)
     return [f"{NATIVE}/{name}" for name in files]
 
 

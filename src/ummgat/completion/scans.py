@@ -1,5 +1,6 @@
 """From studies as scanned to completed ones, in one call: prepare them raw, check them, then fill them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def complete_scans(
     on_prepared: Progress | None = None,
     on_checked: Progress | None = None,
     on_completed: Progress | None = None,
+    leave_out: Sequence[str] = (),
 ) -> ScansReport:
     """Register, strip and resample studies as scanned, fill their missing sequences, and bring these back to the scans' grids.
 
@@ -81,7 +83,7 @@ def complete_scans(
     checks : path, optional
         File of `ummgat train-checks`; default the bundled ones. What they find of a study is a warning of its completion, and
         stands in its `study.json`: a T1 that may be a T1ce is said before its images are believed.
-    request, layout, device, jobs, overwrite
+    request, layout, device, jobs, overwrite, leave_out
         See `ummgat.complete`.
     on_prepared, on_checked, on_completed : callable, optional
 
@@ -139,5 +141,6 @@ def complete_scans(
             jobs=jobs,
             overwrite=overwrite,
             progress=on_completed,
+            leave_out=leave_out,
         )
     return report

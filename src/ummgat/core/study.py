@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ummgat.core.files import read_json, write_json
+from ummgat.core.placement import Placement
 from ummgat.core.volume import UNREADABLE, Array, Grid, write_volume
 
 LABELS = {"NCR": 1, "ED": 2, "ET": 3}
@@ -143,6 +144,10 @@ class StudyRecord(_Record):
     """With `prepare --raw`: the transforms; None when the study came registered."""
     findings: list[str] = Field(default_factory=list)
     """Remarks that did not keep the study from being prepared, for example voxel-identical sequences."""
+    placements: dict[str, Placement] = Field(default_factory=dict)
+    """With `prepare --raw`: sequence → what the header of its file says about its place, carried into what goes back there."""
+    left_out: dict[str, list[str]] = Field(default_factory=dict)
+    """Image file beside the acquired ones that was not understood → sequences that it may show; these are not generated."""
     checks: ChecksRecord | None = None
     """Quality control; None if the study was not checked."""
 

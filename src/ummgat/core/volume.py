@@ -17,9 +17,23 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ummgat.core.files import atomic_path
+from ummgat.core.placement import (
+    LARGEST_MM,
+    PLAUSIBLE_MM,
+    SQUARE_DEGREES,
+    Placement,
+    doubt,
+    placed_image,
+    raw_header,
+    shear_degrees,
+    unit_mm,
+    unit_name,
+)
 
 Array = NDArray[Any]
 _DEFLATE_LIMIT = 1032  # deflate cannot shrink data by more than this factor (zlib technical details)
+_PADDING = 1 << 16
+"""Bytes after the voxels that are let pass: some writers fill up to a block."""
 
 FACES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 """Low and high end of each axis of a grid in RAS+ order."""
@@ -92,13 +106,15 @@ class Grid:
         return Grid.of(tuple(int(n) for n in new_shape), new)
 
 
-def read_volume(path: Path) -> tuple[Array, Grid]:
+def read_volume(path: Path, *, decided: bool = False) -> tuple[Array, Grid]:
     """Read a 3-D NIfTI file after checking that it can be what it says.
 
     Parameters
     ----------
     path : Path
-        `.nii` or `.nii.gz`. A trailing axis of length 1 is dropped.
+        `.nii` or `.nii.gz`. A trailing axis of length 1 is dropped. Lengths in metres or micrometres become mm.
+    decided : bool
+        A person has seen what the header leaves open about left and right: see `placement.doubt`.
 
     Returns
     -------
@@ -109,13 +125,19 @@ def read_volume(path: Path) -> tuple[Array, Grid]:
     Raises
     ------
     FileNotFoundError, ValueError
-        Missing, truncated or foreign file, not 3-D, zero or non-finite spacing or voxels, a header that claims
-        more data than the file can hold.
+        Missing, truncated or foreign file, not 3-D, zero, implausible or non-finite spacing or voxels, sheared axes, a
+        header that claims more data than the file can hold or leaves open which side is left.
     """
-    image, grid = _open(path)
+    image, grid = _open(path, decided)
     try:
+        if Path(path).suffix.lower() == ".gz":
+            # Read to the trailer: only there stands the checksum, which nibabel never reaches.
+            stored: Any = image.dataobj
+            held = stored.offset + _claimed(image) + _PADDING
+            with gzip.open(path) as file:
+                image = nib.Nifti1Image.from_bytes(unpacked(file, int(held), Path(path)))
         data = np.asanyarray(image.dataobj).reshape(grid.shape)
-    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ValueError(
             f"Image data are truncated or damaged: {path}. Found {error}; expected {grid.shape} voxels. Copy or export it again."
         ) from error
@@ -132,12 +154,12 @@ def read_volume(path: Path) -> tuple[Array, Grid]:
     return data, grid
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, *, decided: bool = False) -> Grid:
     """Grid of a NIfTI file, from its header alone; the checks of `read_volume` that need no voxels apply."""
-    return _open(path)[1]
+    return _open(path, decided)[1]
 
 
-def _open(path: Path) -> tuple[nib.Nifti1Image, Grid]:
+def _open(path: Path, decided: bool) -> tuple[nib.Nifti1Image, Grid]:
     """Read and check a header: readable, 3-D, usable geometry, no more data claimed than the file can hold."""
     path = Path(path)
     if not path.is_file():
@@ -159,6 +181,7 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, Grid]:
         )
     _check_size(path, image)
     affine = np.asarray(image.affine, dtype=np.float64)
+    affine = np.vstack([affine[:3] * unit_mm(image.header), affine[3:]])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if sizes is not None and not (np.isfinite(sizes).all() and (sizes >= 1e-3).all()):
         spacing = sizes
@@ -167,21 +190,57 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, Grid]:
             f"Image has no usable geometry: {path}. Found voxel size {tuple(spacing.round(4).tolist())} mm; "
             "expected three positive sizes and axes that are not parallel. Repair the header."
         )
+    _check_plausible(path, image.header, shape, spacing)
+    if not decided:
+        _require_sides(path, image.header)
+        require_square(path, affine)
     return image, Grid.of(shape, affine)
+
+
+def _check_plausible(
+    path: Path, header: nib.Nifti1Header, shape: tuple[int, ...], spacing: NDArray[np.float64]
+) -> None:
+    """Refuse sizes that no image of a head has: a wrong unit, or a damaged header, before memory is taken for them."""
+    low, high = PLAUSIBLE_MM
+    extent = float((spacing * np.array(shape)).max())
+    if spacing.min() < low or spacing.max() > high or extent > LARGEST_MM:
+        raise ValueError(
+            f"Image has implausible voxel sizes: {path}. Found {tuple(spacing.round(6).tolist())} mm (the header speaks of "
+            f"{unit_name(header)}) and up to {extent:.4g} mm in all; expected {low} to {high:g} mm, at most {LARGEST_MM:g} in all. "
+            "Repair the header's unit or sizes."
+        )
+
+
+def _require_sides(path: Path, header: nib.Nifti1Header) -> None:
+    unclear = doubt(header)
+    if unclear:
+        raise ValueError(
+            f"Left and right are in doubt: {path}. Found: {unclear}; expected an sform or qform that says it, and no two that "
+            "contradict. Convert it again from the scanner's files, repair the header, or decide in a sheet of `ummgat inspect`."
+        )
+
+
+def require_square(path: Path, affine: NDArray[np.float64]) -> None:
+    """Raise ValueError for a (4, 4) affine whose axes are not at right angles."""
+    off = shear_degrees(affine)
+    if off > SQUARE_DEGREES:
+        raise ValueError(
+            f"Image has a sheared grid: {path}. Found axes {off:.2g}° off right angles; expected 90° between them. Export "
+            "it without gantry tilt, or resample it to an upright grid."
+        )
 
 
 def _sizes_in_file(path: Path, image: nib.Nifti1Image) -> NDArray[np.float64] | None:
     """Voxel sizes as the file has them where its geometry rests on them; nibabel silently takes 1 mm for zero."""
     if int(image.header["sform_code"]) > 0:
         return None  # the sform says it all
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        header = nib.Nifti1Header.from_fileobj(file, check=False)
-    return np.abs(np.asarray(header["pixdim"][1:4], np.float64))
+    header = raw_header(path)
+    return np.abs(np.asarray(header["pixdim"][1:4], np.float64)) * unit_mm(header)
 
 
 def _check_size(path: Path, image: nib.Nifti1Image) -> None:
     """Refuse a header that claims more bytes than the file can hold, before any memory is asked for."""
-    claimed = float(np.prod([float(n) for n in image.shape]) * image.header.get_data_dtype().itemsize)
+    claimed = _claimed(image)
     on_disk = path.stat().st_size
     can_hold = on_disk * _DEFLATE_LIMIT if path.suffix.lower() == ".gz" else on_disk
     if claimed > can_hold:
@@ -191,17 +250,56 @@ def _check_size(path: Path, image: nib.Nifti1Image) -> None:
         )
 
 
-def write_volume(path: Path, data: Array, grid: Grid, description: str = "") -> None:
+def _claimed(image: nib.Nifti1Image) -> float:
+    """Bytes of voxels that a header announces."""
+    return float(np.prod([float(n) for n in image.shape]) * image.header.get_data_dtype().itemsize)
+
+
+def unpacked(file: gzip.GzipFile, at_most: int, path: Path) -> bytes:
+    """Everything that a compressed stream holds, to its end, so that its checksum is compared.
+
+    Parameters
+    ----------
+    file : GzipFile
+    at_most : int
+        Bytes that the header accounts for. A few kilobytes of zeros can unpack to gigabytes, so no more is read.
+    path : Path
+        For the message.
+
+    Raises
+    ------
+    ValueError
+        The stream holds more.
+    OSError, EOFError, zlib.error
+        The stream is damaged.
+    """
+    content = file.read(at_most)
+    more = file.read(1)  # at the end this compares the checksum, also where the stream is exactly as long as allowed
+    if more:
+        raise ValueError(
+            f"File holds more than its header says: {path}. Found more than {at_most} bytes unpacked; expected no more. The "
+            "header or the file is damaged: copy or export it again."
+        )
+    return content
+
+
+def write_volume(
+    path: Path, data: Array, grid: Grid, description: str = "", placement: Placement | None = None
+) -> None:
     """Write `data` of shape (x, y, z) as NIfTI-1 in its own dtype, atomically. Units are set to mm.
 
-    `description` goes into the header's `descrip`, which holds 79 ASCII characters.
+    `description` goes into the header's `descrip`, which holds 79 ASCII characters. `placement` is that of a file on the very
+    same grid: sform, qform and their codes are then as there, so that every reader puts both at one place.
     """
     if tuple(data.shape) != grid.shape:
         raise ValueError(
             f"Data do not fit the grid: {path}. Found shape {data.shape}; expected {grid.shape}. This is a bug."
         )
-    image = nib.Nifti1Image(data, grid.matrix)
-    image.header.set_xyzt_units("mm")
+    if placement is None:
+        image = nib.Nifti1Image(data, grid.matrix)
+        image.header.set_xyzt_units("mm")
+    else:
+        image = placed_image(data, placement)
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_path(path) as temporary:
         nib.save(image, temporary)

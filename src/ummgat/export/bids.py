@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ummgat.core.files import csv_text, write_json, write_text
+from ummgat.core.placement import placement_of
 from ummgat.core.study import LABELS
 from ummgat.core.version import __version__
 from ummgat.core.volume import read_volume, write_volume
@@ -149,4 +150,4 @@ def _sidecar(image: CompletedImage, study: CompletedStudy, places: dict[str, str
 def _write_image(source: Path, target: Path, description: str) -> None:
     data, grid = read_volume(source)
     data = data.astype(np.float32) if data.dtype == np.float64 else data
-    write_volume(target, data, grid, description)
+    write_volume(target, data, grid, description, placement_of(source))

@@ -13,6 +13,7 @@ import numpy as np
 
 from ummgat.core.extras import need
 from ummgat.core.files import require_new
+from ummgat.core.placement import placement_of
 from ummgat.core.volume import Array, Grid, in_order_of, read_volume, write_volume
 from ummgat.intake.headers import quiet
 from ummgat.intake.images import kind_of, read_itk
@@ -65,8 +66,9 @@ def convert(
     """
     require_new(out, overwrite=False)
     if isinstance(source, Path):
-        data, grid = read_volume(source) if kind_of(source) == "NIfTI" else read_itk(source)
-        write_volume(out, _storable(data), grid)
+        nifti = kind_of(source) == "NIfTI"
+        data, grid = read_volume(source, decided=True) if nifti else read_itk(source)
+        write_volume(out, _storable(data), grid, placement=placement_of(source) if nifti else None)
         return Converted(out, grid, "copy")
     reasons = []
     for tool in tools:

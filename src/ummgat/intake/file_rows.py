@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ummgat.core.domain import SEQUENCES
 from ummgat.intake.images import kind_of, read_header, stem_of
-from ummgat.intake.layouts import RawStudy, classify_freely, not_acquired, recognise
+from ummgat.intake.layouts import RawStudy, classify_freely, not_acquired, other_image, recognise
 from ummgat.intake.names import check_name
 from ummgat.intake.privacy import Key, redact
 from ummgat.intake.propose import Facts, Proposal, propose
@@ -55,7 +55,8 @@ def file_rows(paths: Sequence[Path], folder: Path, key: Key, hidden: frozenset[s
             facts = read[path][0]
             if bids:
                 row.subject, row.session, claim = bids[1], bids[2] or "", _by_bids(bids)
-                facts = replace(facts, description=f"{facts.description} {bids[3].replace('_', ' ')}".strip())
+                entities = re.sub(r"dir-[A-Za-z0-9]+_", "", bids[3])  # a direction of encoding, not double inversion
+                facts = replace(facts, description=f"{facts.description} {entities.replace('_', ' ')}".strip())
             elif known:
                 row.subject, claim = known[0].subject, _by_layout(path, known[0], known[1])
                 row.problems += [problem.replace(f"{home.parent}/", "") for problem in known[0].problems]
@@ -111,7 +112,8 @@ def _by_name(path: Path, subject: str) -> Claim:
         role = classify_freely(subject, stem)
     except ValueError as error:
         return None, str(error).partition(";")[0]
-    return role, f"the name says {role}" if role else ""
+    other = other_image(stem) if role is None else None
+    return role, f"the name says {role}" if role else f"the name speaks of {other}" if other else ""
 
 
 def _flat_subjects(paths: Sequence[Path]) -> dict[Path, str]:

@@ -26,7 +26,9 @@ ImagesInAcquisition TemporalPositionIdentifier ImagePositionPatient ImageOrienta
 PhotometricInterpretation NumberOfFrames Rows Columns BitsAllocated RescaleSlope RescaleIntercept ContentQualification
 SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence AcquisitionContrast
 """
-_TAGS = _READ.split()
+_GE_CREATOR, _GE_COMPONENT = (0x0043, 0x0010), (0x0043, 0x102F)
+_GE_PARTS = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+_TAGS: list[Any] = [*_READ.split(), "ComplexImageComponent", _GE_CREATOR, _GE_COMPONENT]
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _MAX_COMPRESSION = 2000  # images of nothing but background compress that much; a damaged header claims far more
 
@@ -132,7 +134,8 @@ def _planes(data: "Dataset", path: Path, syntax: str, left: int) -> Iterator[Pla
             echo_ms=echo,
             inversion_ms=inversion,
             scanning=tuple(part for part in map(str, _many(data.get("ScanningSequence"))) if part in SCANNING),
-            image_type=image_type or tuple(str(part).upper() for part in _many(data.get("ImageType"))),
+            image_type=(image_type or tuple(str(part).upper() for part in _many(data.get("ImageType"))))
+            + _component(data, sources),
             b_value=b_value,
             body_part=str(data.get("BodyPartExamined") or "").upper(),
         )
@@ -167,6 +170,23 @@ def _planes(data: "Dataset", path: Path, syntax: str, left: int) -> Iterator[Pla
             transfer_syntax=syntax,
             problem=problem,
         )
+
+
+def _component(data: "Dataset", sources: "list[Dataset]") -> tuple[str, ...]:
+    """PHASE, REAL or IMAGINARY where a field beside the image type says it; GE says it in a private one only."""
+    said = str(_get(sources, "MRImageFrameTypeSequence", "ComplexImageComponent") or "").upper()
+    if said in _GE_PARTS.values():
+        return (said,)
+    creator = data.get(_GE_CREATOR)
+    element = data.get(_GE_COMPONENT)
+    if creator is None or element is None or "GEMS_PARM_01" not in str(creator.value):
+        return ()
+    value = element.value
+    if isinstance(value, bytes):  # without its dictionary, two bytes in the order of the file
+        value = int.from_bytes(value[:2], "little" if data.is_little_endian is not False else "big")
+    number = _number(value)
+    part = None if number is None else _GE_PARTS.get(int(number))
+    return () if part is None else (part,)
 
 
 def _pixel_problem(data: "Dataset", syntax: str, left: int, frames: int) -> str:

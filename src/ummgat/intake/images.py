@@ -1,15 +1,25 @@
 """Read the header of NIfTI, MetaImage and NRRD files: grid, doubts about left and right, and what keeps a file from being used."""
 
+import bz2
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import nibabel as nib
 import numpy as np
 
 from ummgat.core.extras import need
-from ummgat.core.volume import UNREADABLE, Array, Grid, read_grid
+from ummgat.core.placement import (
+    LARGEST_MM,
+    PLAUSIBLE_MM,
+    SQUARE_DEGREES,
+    disagreement,
+    doubt,
+    header_of,
+    shear_degrees,
+)
+from ummgat.core.volume import UNREADABLE, Array, Grid, read_grid, require_square
 
 NIFTI = (".nii", ".nii.gz")
 ITK = {".mha": "MHA", ".mhd": "MHA", ".nrrd": "NRRD", ".nhdr": "NRRD"}
@@ -17,7 +27,6 @@ ITK = {".mha": "MHA", ".mhd": "MHA", ".nrrd": "NRRD", ".nhdr": "NRRD"}
 
 _DETACHED = {".mhd": r"^ElementDataFile\s*=\s*(.+?)\s*$", ".nhdr": r"^data ?file\s*:\s*(.+?)\s*$"}
 _DEFLATE_LIMIT = 1032
-_SQUARE_DEGREES = 0.5
 
 
 @dataclass
@@ -46,17 +55,17 @@ def read_header(path: Path) -> ImageHeader:
     header = ImageHeader(kind_of(path) or "")
     try:
         if header.kind == "NIfTI":
-            header.grid = read_grid(path)
-            header.doubts += _nifti_doubts(path)
+            header.grid = read_grid(path, decided=True)
+            said = header_of(path)
+            unclear = doubt(said) or disagreement(said)
+            header.doubts += [unclear] if unclear else []
         else:
             header.grid = read_itk_grid(path)
     except (*UNREADABLE, ValueError) as error:
         header.problems.append(str(error).replace(f"{path.parent}/", "").replace(str(path), path.name))
         return header
-    matrix = header.grid.matrix[:3, :3] / np.array(header.grid.spacing_mm)
-    cosine = max(abs(float(matrix[:, a] @ matrix[:, b])) for a, b in ((0, 1), (0, 2), (1, 2)))
-    off = float(np.degrees(np.arcsin(min(cosine, 1.0))))
-    if off > _SQUARE_DEGREES:
+    off = shear_degrees(header.grid.matrix)
+    if off > SQUARE_DEGREES:
         header.problems.append(f"sheared: the axes are {off:.2g}° off right angles; expected straight axes")
     if min(header.grid.shape) < 2:
         header.problems.append("a single plane, no volume")
@@ -94,7 +103,7 @@ def read_itk_grid(path: Path) -> Grid:
         )
     size = need("SimpleITK", "dicom").Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
     claimed, on_disk = float(np.prod([float(n) for n in shape])) * size, voxels.stat().st_size
-    if claimed > on_disk * _DEFLATE_LIMIT or (claimed > on_disk and not _compressed(path)):
+    if claimed > on_disk * _DEFLATE_LIMIT or (claimed > on_disk and _compression(path) is None):
         raise ValueError(
             f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file of "
             f"{on_disk} bytes; expected fewer. The file is truncated or damaged: copy or export it again."
@@ -106,6 +115,8 @@ def read_itk(path: Path) -> tuple[Array, Grid]:
     """Read a MetaImage or NRRD file: voxels of shape (x, y, z) and their grid."""
     itk = need("SimpleITK", "dicom")
     grid = read_itk_grid(path)
+    require_square(path, grid.matrix)
+    _check_compressed(path)
     try:
         image = itk.ReadImage(str(path))
     except RuntimeError as error:
@@ -121,6 +132,71 @@ def read_itk(path: Path) -> tuple[Array, Grid]:
     return data, grid
 
 
+def _check_compressed(path: Path) -> None:
+    """Unpack compressed voxels to the end of their stream, where the checksum stands; ITK stops when it has enough.
+
+    Raises
+    ------
+    ValueError
+        The checksum differs, or the stream ends early.
+    """
+    way = _compression(path)
+    if way is None:
+        return
+    voxels = data_file(path)
+    try:
+        with voxels.open("rb") as file:
+            if voxels == path:
+                _skip_header(file, path)
+            while True:
+                packer = zlib.decompressobj(47) if way != "bz" else bz2.BZ2Decompressor()
+                rest = _run_through(packer, file) or file.read(1)
+                if not rest:
+                    return
+                file.seek(-len(rest), 1)  # another stream follows, as gzip allows
+    except (zlib.error, OSError, EOFError) as error:
+        raise ValueError(
+            f"Image data are truncated or damaged: {path}. Found {error}; expected compressed voxels whose checksum fits. "
+            "Copy or export it again."
+        ) from error
+
+
+def _run_through(packer: Any, file: IO[bytes]) -> bytes:
+    """Unpack one stream, keeping nothing; what follows it in the block read last."""
+    while not packer.eof:
+        block = file.read(1 << 16)
+        if not block:
+            raise EOFError("the compressed voxels end early")
+        if isinstance(packer, bz2.BZ2Decompressor):
+            packer.decompress(block)
+            continue
+        while block:
+            packer.decompress(block, 1 << 24)
+            block = packer.unconsumed_tail
+    return bytes(packer.unused_data).lstrip(b"\0\r\n")
+
+
+def _skip_header(file: IO[bytes], path: Path) -> None:
+    """Go to the first byte of the voxels of a file that holds its own header."""
+    if path.suffix.lower() == ".mha":
+        for line in file:
+            if line.partition(b"=")[0].strip() == b"ElementDataFile":
+                return
+    else:
+        for line in file:
+            if not line.strip():
+                return
+    raise EOFError("there are no voxels after the header")
+
+
+def _compression(path: Path) -> str | None:
+    """How voxels are packed: zlib, gz, bz; None if they are not."""
+    if re.search(r"^CompressedData\s*=\s*True", _head(path), re.MULTILINE | re.IGNORECASE):
+        return "zlib"
+    match = re.search(r"^encoding\s*:\s*(gz|bz)", _head(path), re.MULTILINE | re.IGNORECASE)
+    return match[1].lower() if match else None
+
+
 def _itk_grid(reader: Any, shape: list[int], path: Path) -> Grid:
     n = reader.GetDimension()
     direction = np.array(reader.GetDirection()).reshape(n, n)[:3, :3]
@@ -133,19 +209,18 @@ def _itk_grid(reader: Any, shape: list[int], path: Path) -> Grid:
             f"Image has no usable geometry: {path}. Found voxel size {tuple(spacing.tolist())} mm; expected three positive "
             "sizes and axes that are not parallel. Repair the header."
         )
+    low, high = PLAUSIBLE_MM
+    if spacing.min() < low or spacing.max() > high or (spacing * shape[:3]).max() > LARGEST_MM:
+        raise ValueError(
+            f"Image has implausible voxel sizes: {path}. Found {tuple(spacing.tolist())} mm; expected {low} to {high:g} mm, at most "
+            f"{LARGEST_MM:g} in all. Repair the header's sizes: they are in mm."
+        )
     return Grid.of(tuple(shape), affine + 0.0)
 
 
 def _head(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(16384).decode("latin-1")
-
-
-def _compressed(path: Path) -> bool:
-    return (
-        re.search(r"^(CompressedData\s*=\s*True|encoding\s*:\s*(gz|bz))", _head(path), re.MULTILINE | re.IGNORECASE)
-        is not None
-    )
 
 
 def data_file(path: Path) -> Path:
@@ -161,21 +236,3 @@ def data_file(path: Path) -> Path:
             "same folder. Copy both, or convert to one file."
         )
     return path.with_name(name)
-
-
-def _nifti_doubts(path: Path) -> list[str]:
-    """Ways in which a NIfTI header leaves open which side is left."""
-    header = nib.Nifti1Image.from_filename(path).header
-    sform, s_code = header.get_sform(coded=True)
-    qform, q_code = header.get_qform(coded=True)
-    if not s_code and not q_code:
-        return ["the header does not say which side is left (neither sform nor qform is set)"]
-    if s_code and q_code and np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
-        return ["sform and qform are mirror images of each other, so left and right are in doubt"]
-    if (
-        s_code
-        and q_code
-        and float(np.abs(sform[:3, :3] - qform[:3, :3]).max()) > 0.1 * float(np.abs(sform[:3, :3]).max())
-    ):
-        return ["sform and qform disagree; the sform is used"]
-    return []

@@ -4,7 +4,6 @@ The only place in UMMGAT where file spellings and foreign label numbers are know
 unclear is never guessed: unknown names are listed as ignored, ambiguous ones fail their study.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from ummgat.core.domain import SEQUENCES
+from ummgat.intake.left_out import may_be, others_below
+from ummgat.intake.lenient import lenient_json, says_generated
+from ummgat.intake.propose import no_sequence, says_other
+from ummgat.intake.sidecars import read_sidecar
 
 Regions = Literal["multi", "wt", "unsaid"]
 
@@ -24,8 +27,11 @@ LABELS_2023 = {1: "NCR", 2: "ED", 3: "ET"}
 LABELS_UCSF = LABELS_2018
 """UCSF-PDGM. Source: made for BraTS 2021 (Calabrese et al. 2022), whose numbers are those of 2018."""
 
-LABELS_EITHER = {1: "NCR", 2: "ED", 3: "ET", 4: "ET"}
-"""Plain folders: ET is 3 or 4; both in one file is an error, see `labels.translate`."""
+LABELS_EITHER = {1: "NCR", 2: "ED", 3: "ET"}
+"""Plain folders: 4 is enhancing tumour in BraTS to 2020 and a cavity in annotations after treatment, so it is asked about."""
+
+NUMBERINGS = {"brats2018": LABELS_2018, "brats2023": LABELS_2023}
+"""What `prepare --label-numbers` may say of plain folders and sheets."""
 
 LABELS_WT = {1: "ED", 255: "ED"}
 """One binary whole-tumour mask."""
@@ -37,7 +43,7 @@ _SPELLINGS = {
     "t2w": "t2",
     **dict.fromkeys(("fla", "t2f", "t2flair", "t2wflair"), "flair"),
     **dict.fromkeys(("seg", "label", "labels"), "seg"),
-    **dict.fromkeys(("mask", "wt"), "wt"),
+    **dict.fromkeys(("wt", "lesionmask", "tumormask", "tumourmask", "masklesion", "masktumor", "masktumour"), "wt"),
 }
 _UCSF_FOLDER = "_nifti"
 _UCSF_NAMES = {
@@ -54,7 +60,23 @@ _UCSF_NAMES = {
 _UCSF_FILE = re.compile(rf".+?_({'|'.join(_UCSF_NAMES)})(_bias)?")
 _UCSF_FOLLOW_UP = re.compile(r"(.+)_FU\d+d")
 _CONTRAST = {"c", "ce", "gd", "gad", "gadolinium", "gadovist", "contrast", "post", "postcontrast", "km"}
+_SOFTWARE = {
+    *(
+        "pred",
+        "prediction",
+        "predicted",
+        "auto",
+        "automatic",
+        "nnunet",
+        "monai",
+        "synthseg",
+        "fastsurfer",
+        "freesurfer",
+    ),
+    *("aseg", "aparc", "hdbet", "hdglio", "deepmedic", "samseg", "totalsegmentator", "brainles", "inference"),
+}
 _NOT_ACQUIRED = ("_generated", "_copied", "_fused")
+_SIDECAR_LIMIT = 4_000_000
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 Classify = Callable[[str, str], str | None]
@@ -74,6 +96,8 @@ class RawStudy:
     labels_regions: Regions = "multi"
     ignored: list[str] = field(default_factory=list)
     """Names of NIfTI files that are not used."""
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Image file that is not understood, relative to the folder → sequences it may show, see `left_out`."""
     problems: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     brain_mask: Path | None = None
@@ -267,14 +291,27 @@ def _collect(
             study.findings.append(
                 f"{path.name} is ignored: {reason}, and only acquired images may train or be a source."
             )
+            if origin_unknown(path):
+                study.left_out[path.name] = may_be(_SUFFIX.sub("", path.name))
             continue
         try:
             meaning = classify(folder.name, _SUFFIX.sub("", path.name))
         except ValueError as error:
             study.problems.append(f"File name is ambiguous: {path}. {error}")
             continue
-        if meaning is None:
+        other = no_sequence(read_sidecar(path)[0]) if meaning in SEQUENCES else None
+        if other is not None:
             study.ignored.append(path.name)
+            study.left_out[path.name] = ()
+            study.findings.append(f"{path.name} is ignored: its sidecar speaks of {other}.")
+        elif meaning is None:
+            study.ignored.append(path.name)
+            study.left_out[path.name] = may_be(_without(folder.name, _SUFFIX.sub("", path.name)))
+            doubtful = no_annotation(_without(folder.name, _SUFFIX.sub("", path.name)))
+            if doubtful:
+                study.findings.append(
+                    f"{path.name} is not used: {doubtful}. Call it seg.nii.gz or wt.nii.gz if a person annotated a lesion in it."
+                )
         else:
             by_meaning.setdefault(meaning, []).append(path)
     annotations = [*by_meaning.pop("seg", []), *by_meaning.pop("wt", [])]
@@ -284,6 +321,8 @@ def _collect(
                 f"Two files for one {'sequence' if meaning in SEQUENCES else 'study'}: {folder}. Found "
                 f"{' and '.join(path.name for path in paths)} for {meaning}; expected one file. Move the others away."
             )
+    read = [path for path in folder.iterdir() if _SUFFIX.search(path.name)]
+    study.left_out |= others_below(folder, read)
     study.images = {sequence: by_meaning[sequence][0] for sequence in SEQUENCES if sequence in by_meaning}
     if annotations:
         study.labels = annotations[0]
@@ -342,7 +381,8 @@ def _prefixed(separator: str) -> Classify:
 def classify_freely(subject: str, stem: str) -> str | None:
     """Meaning of a freely named file: the known spelling among the words of `stem`, after the subject's name.
 
-    Two neighbouring words may form one spelling (`t2_flair`, `T1-post`).
+    Two neighbouring words may form one spelling (`t2_flair`, `T1-post`). A name that says that the image is something else, as
+    `T2_star`, `T1_map` or `part-phase`, is none of the sequences whose letters are in it.
 
     Raises
     ------
@@ -355,7 +395,7 @@ def classify_freely(subject: str, stem: str) -> str | None:
     >>> classify_freely("p7", "p7_T2-FLAIR_brain"), classify_freely("p7", "t1_brain_mask"), classify_freely("p7", "adc")
     ('flair', None, None)
     """
-    rest = stem[len(subject) :] if stem.lower().startswith(subject.lower()) else stem
+    rest = _without(subject, stem)
     words = [word for word in re.split(r"[^a-z0-9]+", rest.lower()) if word]
     meanings: list[str] = []
     contrast = False
@@ -370,14 +410,52 @@ def classify_freely(subject: str, stem: str) -> str | None:
             meanings.append(_SPELLINGS[words[i]])
         contrast = contrast or words[i] in _CONTRAST
         i += 1
+    if any(meaning in SEQUENCES for meaning in meanings) and other_image(rest):
+        return None
     if "wt" in meanings and "brain" in words:
         return None  # a brain mask, which skull-stripping tools leave behind, is no annotation
+    if "mask" in words and "wt" not in meanings:
+        if "brain" in words:
+            return None
+        meanings += ["mask"] if meanings else []
     if len(set(meanings)) > 1 or (contrast and "t1" in meanings):
         found = ", ".join(dict.fromkeys(meanings)) + (" and a contrast agent" if contrast else "")
         raise ValueError(
             f"Found words for {found}; expected one sequence or annotation. Rename the file, for example t1ce.nii.gz."
         )
+    if meanings and meanings[0] not in SEQUENCES and _SOFTWARE & set(words):
+        return None
     return meanings[0] if meanings else None
+
+
+def no_annotation(stem: str) -> str | None:
+    """Why a file whose name speaks of a mask or labels is not taken as an annotation; None for other names.
+
+    Examples
+    --------
+    >>> no_annotation("p1-mask"), no_annotation("t1_brain_mask"), no_annotation("seg_nnunet")[:24]
+    ('it does not say whether it masks the brain or a lesion', None, 'its name says that softw')
+    """
+    words = {word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word}
+    if _SOFTWARE & words and words & {"seg", "label", "labels", "mask", "wt"}:
+        return "its name says that software made it, which is no annotation"
+    if "mask" in words and "brain" not in words:
+        return "it does not say whether it masks the brain or a lesion"
+    return None
+
+
+def other_image(name: str) -> str | None:
+    """What a file's name says an image is that is none of the sequences; None if it says nothing of the kind.
+
+    The labels that BIDS puts before (`sub-01`, `dir-AP`) are no words: `sub` alone means a subtraction, `dir` double inversion.
+
+    Examples
+    --------
+    >>> other_image("sub-1_dir-AP_T2w"), other_image("T2_GRE"), other_image("t1_sub")
+    (None, 'T2*', 'subtraction')
+    """
+    text = re.sub(r"(?<![a-z])(sub|ses|dir|acq|run|rec)-[a-z0-9]+", " ", name.lower())
+    return says_other(re.sub(r"[_.:,;()\[\]]+", " ", text))
 
 
 def not_acquired(path: Path) -> str | None:
@@ -387,14 +465,43 @@ def not_acquired(path: Path) -> str | None:
         if mark in stem.lower():
             return f"its name says {mark[1:]}"
     sidecar = path.with_name(stem + ".json")
-    if not sidecar.is_file():
+    content = _sidecar(path)
+    if content is None:
         return None
     try:
-        value = json.loads(sidecar.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError:
+        value = lenient_json(content)
+    except ValueError:
+        if says_generated(content):
+            return f"its sidecar {sidecar.name} says generated"
         return f"its sidecar {sidecar.name} is not readable JSON, so where the image comes from is unknown"
     if isinstance(value, dict) and (
         value.get("kind", "acquired") in ("copied", "generated", "fused") or value.get("generated")
     ):
         return f"its sidecar {sidecar.name} says {value.get('kind', 'generated')}"
     return None
+
+
+def origin_unknown(path: Path) -> bool:
+    """Whether the sidecar of a file is so damaged that it may be an acquired one as well as a generated one."""
+    content = _sidecar(path)
+    if content is None or says_generated(content):
+        return False
+    try:
+        lenient_json(content)
+    except ValueError:
+        return True
+    return False
+
+
+def _sidecar(path: Path) -> bytes | None:
+    """What stands beside an image, as far as a flag can be in it; None if nothing does."""
+    sidecar = path.with_name(_SUFFIX.sub("", path.name) + ".json")
+    if not sidecar.is_file():
+        return None
+    with sidecar.open("rb") as file:
+        return file.read(_SIDECAR_LIMIT)
+
+
+def _without(subject: str, stem: str) -> str:
+    """A file's name without the subject's in front, whose letters say nothing of a sequence."""
+    return stem[len(subject) :] if stem.lower().startswith(subject.lower()) else stem

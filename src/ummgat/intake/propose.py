@@ -53,7 +53,7 @@ _WORDS = {
 }
 _OTHERS = {
     "localizer": rf"{_B}(loc|locali[sz]er|scout|survey|3[ -]?pl(ane)?|aahscout|aahead[ -]?scout){_E}",
-    "T2*": rf"t2[ -]?\*|t2[ -]?star|{_B}(hemo|medic){_E}",
+    "T2*": rf"t2[ -]?\*|t2[ -]?star|t2[ -]?(gre|ge|ffe|fl2d|me2d){_E}|{_B}gre[ -]?t2|{_B}(hemo|medic){_E}",
     "proton density": rf"{_B}(pd|pdw|proton|dp){_E}",
     "diffusion coefficient": rf"{_B}e?adc{_E}",
     "perfusion": rf"{_B}(perf|perfusion|dsc|dce|rcbv|cbv|mtt|ttp|rcbf){_E}",
@@ -61,6 +61,9 @@ _OTHERS = {
     "functional": rf"{_B}(bold|fmri|rest|task){_E}",
     "projection": rf"{_B}(mip|minip|mnip|proj){_E}",
     "phase": rf"{_B}(pha|phase){_E}",
+    "real or imaginary part": rf"{_B}(imag|imaginary|part[ -]?real|real[ -]?part){_E}",
+    "no diffusion weighting": rf"{_B}b[ =]?0+(?![\d/-])(?!.*\d{{3,4}})",
+    "synthetic contrast": rf"{_B}(synthetic|symri){_E}",
     "map": rf"{_B}(t1|t2|qsm|r2|b0|b1|field)[ -]?map",
     "fat-suppressed inversion": rf"{_B}stir{_E}",
     "double inversion": rf"{_B}dir{_E}",
@@ -74,12 +77,23 @@ _PRE = (
 _POST = rf"{_B}(ce|gd|gad|gado\w*|post(?![ -]?op){_E}|postcontrast|km|kontrast\w*|contrast|t1c){_E}|\+ ?(c|gd|km){_E}|{_B}c\+"
 _NO_AGENT = ("", "none", "no", "n", "-", "0", "nein", "ohne")
 _PARAMETRIC = ("dwi", "asl", "hardi")
+_NEVER = ("phase", "real or imaginary part", "no diffusion weighting", "localizer", "diffusion coefficient")
+"""What no image of a sequence is, be it computed from others or not."""
 _NAMED_TYPES = {
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "phase"),
+    **dict.fromkeys(("R", "REAL", "I", "IMAGINARY"), "real or imaginary part"),
+    **dict.fromkeys(("T1 MAP", "T2 MAP", "T2 STAR MAP", "R2 STAR MAP", "B0 MAP", "B1 MAP", "FIELD MAP"), "map"),
+    "LOCALIZER": "localizer",
     "ADC": "diffusion coefficient",
     "MIP": "projection",
     "MINIP": "projection",
     "PROJECTION IMAGE": "projection",
 }
+
+
+def says_other(text: str) -> str | None:
+    """What lower-case text says an image is that is none of the sequences, although their letters may be in it."""
+    return next((name for name, pattern in _OTHERS.items() if re.search(pattern, text)), None)
 
 
 def propose(facts: Facts, named: str | None = None, where: str = "description") -> Proposal:
@@ -97,13 +111,10 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
     physics, measured = _physics(facts)
     if named is not None:
         return _named(named, facts, text, physics, measured)
-    other = next((name for name, pattern in _OTHERS.items() if re.search(pattern, text)), None)
-    other = other or next((_NAMED_TYPES[part] for part in facts.image_type if part in _NAMED_TYPES), None)
-    if "LOCALIZER" in facts.image_type:
-        other = "localizer"
+    other = says_other(text) or _other_type(facts)
     if other is not None and not (other == "projection" and "t1" in text):
         return Proposal(None, "unknown", f"{where} or image type speaks of {other}")
-    found = _words(text)
+    found = words_of(text)
     if found == {"t1", "flair"} and physics & {"t1", "flair"}:
         found = physics & {"t1", "flair"}  # "T1 FLAIR" is a T1 with a short inversion time
     if len(found) > 1:
@@ -128,12 +139,30 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
     return proposal
 
 
+def no_sequence(facts: Facts) -> str | None:
+    """What a header's image type says that an image of no sequence is: a phase, a part of complex values, a localizer, an ADC."""
+    other = _other_type(facts)
+    return other if other in _NEVER else None
+
+
+def _other_type(facts: Facts) -> str | None:
+    """What the image type says an image is that is no magnitude image of a sequence, as P of a phase; Philips writes P_FFE."""
+    parts = [part.strip().replace("_", " ") for part in facts.image_type]
+    parts += [part.partition(" ")[0] for part in parts if re.fullmatch(r"[PRI] (SE|FFE|IR|GE|TSE|TFE|EPI)", part)]
+    return next((_NAMED_TYPES[part] for part in parts if part in _NAMED_TYPES), None)
+
+
 def _named(named: str, facts: Facts, text: str, physics: set[str], measured: str) -> Proposal:
     """Believe a name unless words of the header, its times or its contrast agent contradict it."""
     base = "t1" if named == "t1ce" else named
-    words = _words(text)
+    words = words_of(text)
     against = ""
-    if physics and base in ("t1", "t2", "flair") and not _agree(base, physics, facts):
+    other = says_other(text) or _other_type(facts)
+    if (
+        other is not None and not (other == "projection" and base in ("t1", "swi")) and named not in _PARAMETRIC
+    ) or other in _NEVER:
+        against = f"description or image type speaks of {other}"
+    elif physics and base in ("t1", "t2", "flair") and not _agree(base, physics, facts):
         against = f"{measured} looks like {' or '.join(sorted(physics))}"
     elif words and base not in words:
         against = f"the header has words for {' and '.join(sorted(words))}"
@@ -144,8 +173,8 @@ def _named(named: str, facts: Facts, text: str, physics: set[str], measured: str
     return Proposal(named, "sure", f"named {named}")
 
 
-def _words(text: str) -> set[str]:
-    """Sequences that `text` has words for; t2 is no second one beside what is named T2-FLAIR, nor t1 beside parametric maps."""
+def words_of(text: str) -> set[str]:
+    """Sequences that lower-case `text` has words for; t2 is no second one beside what is named T2-FLAIR, nor t1 beside parametric maps."""
     found = {name for name, pattern in _WORDS.items() if re.search(pattern, text)}
     if "flair" in found and "t1" not in found:
         found.discard("t2")

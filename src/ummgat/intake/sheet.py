@@ -40,6 +40,8 @@ class Sheet:
     """(subject, session) → series whose `sequence` is empty: nobody has said what they are."""
     not_used: list[str]
     """Series marked `none`."""
+    may_be: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Series of which nobody has said what they are → sequences that they may be."""
 
     @property
     def undecided(self) -> list[str]:
@@ -100,6 +102,7 @@ def read_sheet(path: Path, folder: Path) -> Sheet:
     problems: list[str] = []
     entries: list[SheetEntry] = []
     asked: dict[tuple[str, str], list[str]] = {}
+    maybe: dict[str, tuple[str, ...]] = {}
     not_used, seen = [], set()
     for line, told in lines.items():
         role = told["sequence"].lower()
@@ -108,6 +111,7 @@ def read_sheet(path: Path, folder: Path) -> Sheet:
         seen.add(told["series"])
         if role == "":
             asked.setdefault((told["subject"], told["session"]), []).append(told["series"])
+            maybe[told["series"]] = _may_be(found.get(told["series"]))
         elif role == NOT_USED:
             not_used.append(told["series"])
         elif role not in ROLES:
@@ -125,7 +129,18 @@ def read_sheet(path: Path, folder: Path) -> Sheet:
             f"Sheet cannot be used: {path}. Found {len(problems)} {'problem' if len(problems) == 1 else 'problems'}; "
             "expected none. Correct these lines:" + "".join(f"\n  - {problem}" for problem in problems)
         )
-    return Sheet(entries, asked, not_used)
+    return Sheet(entries, asked, not_used, maybe)
+
+
+def _may_be(row: Row | None) -> tuple[str, ...]:
+    """Sequences that a series may be of which nobody said; none for one that is gone or cannot be used."""
+    if row is None or row.problems:
+        return ()
+    if row.proposal == "t1" and row.contrast_unsaid:
+        return ("t1", "t1ce")
+    if row.proposal is not None:
+        return (row.proposal,) if row.proposal in SEQUENCES else ()
+    return tuple(SEQUENCES)
 
 
 def _entry(line: int, told: Mapping[str, str], role: str, row: Row | None) -> SheetEntry:

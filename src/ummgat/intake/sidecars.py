@@ -1,10 +1,10 @@
 """What the JSON beside a NIfTI file says, as dcm2niix and BIDS write it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ummgat.intake.images import stem_of
+from ummgat.intake.lenient import lenient_json
 from ummgat.intake.privacy import Identity
 from ummgat.intake.propose import SCANNING, Facts
 
@@ -20,8 +20,8 @@ def read_sidecar(path: Path) -> tuple[Facts, Identity]:
     try:
         if not sidecar.is_file() or sidecar.stat().st_size > _LIMIT_BYTES:
             return Facts(), Identity()
-        value = json.loads(sidecar.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError, RecursionError):
+        value = lenient_json(sidecar.read_bytes())
+    except (OSError, ValueError):
         return Facts(), Identity()
     if not isinstance(value, dict):
         return Facts(), Identity()

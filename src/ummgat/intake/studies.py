@@ -72,6 +72,8 @@ def studies_of_sheet(
     studies = [
         _study(exam, found.get(exam, {}), read.asked.get(exam, ()), exams[exam[0]]) for exam in {**found, **read.asked}
     ]
+    for study, exam in zip(studies, {**found, **read.asked}, strict=True):
+        study.left_out = {series: read.may_be[series] for series in read.asked.get(exam, ())}
     names = Counter(study.subject.casefold() for study in studies)
     twice = sorted({study.subject for study in studies if names[study.subject.casefold()] > 1})
     if twice:

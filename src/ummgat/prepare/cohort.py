@@ -170,8 +170,9 @@ def _plan(
             report.failed[raw.subject] = str(StudyError(raw.subject, problems))
         if raw.findings:
             report.findings[raw.subject] = raw.findings
-        if raw.ignored:
-            report.ignored[raw.subject] = raw.ignored
+        not_used = [*raw.ignored, *(name for name in raw.left_out if name not in raw.ignored)]
+        if not_used:
+            report.ignored[raw.subject] = not_used
 
 
 def _studies_in(out: Path, may_be_broken: Iterable[str]) -> list[Study]:

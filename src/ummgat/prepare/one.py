@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ummgat.core.files import explained_full_disk, replaced_folder
+from ummgat.core.placement import disagreement, header_of, placement_of
 from ummgat.core.study import StudyRecord, write_study
 from ummgat.core.volume import resample, write_volume
-from ummgat.intake.layouts import RawStudy
+from ummgat.intake.layouts import LABELS_EITHER, NUMBERINGS, RawStudy
 from ummgat.prepare.images import prepare_images
 from ummgat.prepare.labels import OWN_LABELS
 from ummgat.prepare.settings import PrepareSettings
@@ -42,6 +43,8 @@ def prepare_one(raw: RawStudy, center: str, folder: Path, fingerprint: str, sett
         The problem.
     """
     with _unpacked(raw) as study:
+        if settings.label_numbers is not None and study.label_table == LABELS_EITHER:
+            study = replace(study, label_table=NUMBERINGS[settings.label_numbers])
         _prepare(study, center, folder, fingerprint, settings)
 
 
@@ -53,6 +56,7 @@ def _unpacked(raw: RawStudy) -> Iterator[RawStudy]:
         return
     with tempfile.TemporaryDirectory(prefix="ummgat-") as name:
         study = replace(raw.packed.unpack(Path(name)), findings=raw.findings, packed=raw.packed)
+        study.left_out = raw.left_out
         try:
             yield study
         except (ValueError, ImportError) as error:
@@ -79,12 +83,22 @@ def _prepare(raw: RawStudy, center: str, folder: Path, fingerprint: str, setting
     origins = raw.packed.origins if raw.packed is not None else {q: path.name for q, path in raw.images.items()}
     for sequence, image in record.images.items():
         image.source_file = origins[sequence]
+    record.findings += _disagreements(raw)
     record.fingerprint = fingerprint
+    record.left_out = {name: list(sequences) for name, sequences in raw.left_out.items()}
     with explained_full_disk(folder), replaced_folder(folder) as temporary:
         if ready is not None:
             record.alignment = ready.alignment
+            placed = {sequence: placement_of(path) for sequence, path in raw.images.items()}
+            record.placements = {sequence: place for sequence, place in placed.items() if place is not None}
             _write_mask(temporary, ready, record)
         write_study(temporary, record, dict(volumes), labels)
+
+
+def _disagreements(raw: RawStudy) -> list[str]:
+    """Remarks on files that programs place differently."""
+    found = {path: disagreement(header_of(path)) for path in raw.images.values()}
+    return [f"{path.name}: {text}." for path, text in found.items() if text]
 
 
 def _ready(raw: RawStudy, settings: PrepareSettings) -> "ReadyStudy | None":

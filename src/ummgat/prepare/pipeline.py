@@ -21,7 +21,6 @@ from ummgat.prepare.settings import RawSettings
 from ummgat.prepare.skullstrip import is_stripped, odd_volume
 from ummgat.prepare.template import load_template
 
-_SKEW = 1e-2
 _LEAST_COVERED = 0.97
 _CUT = 0.05
 """Part of the largest cross-section that the outermost plane of a whole brain does not show."""
@@ -183,13 +182,6 @@ def _read(files: Mapping[str, Path], subject: str, how: RawSettings) -> tuple[di
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
-        axes = grid.matrix[:3, :3] / np.array(grid.spacing_mm)
-        skew = float(np.abs(axes.T @ axes - np.eye(3)).max())
-        if skew > _SKEW:
-            problems.append(
-                f"Image has a sheared grid: {path}. Found axes {np.degrees(np.arccos(skew)):.1f} degrees apart; expected 90. "
-                "Export it without gantry tilt, or resample it to an upright grid."
-            )
         images[name] = (data, grid)
     if problems:
         raise StudyError(subject, problems)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,6 +44,8 @@ class PrepareSettings(BaseModel):
     """With `raw`: name of a brain mask in every study's folder; None looks for the brain."""
     n4: bool = False
     """With `raw`: take shading out."""
+    label_numbers: Literal["brats2018", "brats2023"] | None = None
+    """What numbers mean in annotations whose layout does not say it; None asks where that is not clear."""
     center: str | None = None
     """One center for all subjects."""
     centers: Path | None = None
