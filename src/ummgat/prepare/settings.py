@@ -15,7 +15,7 @@ class RawSettings:
     """How raw studies are treated; plain, so that it is read without SimpleITK."""
 
     template: Path | None = None
-    """None: MNI152 of nilearn on 240 × 240 × 155 voxels of 1 mm."""
+    """None: MNI152 on 240 × 240 × 155 voxels of 1 mm."""
     reference: str | None = None
     """Sequence to which the others are registered; None: see `register.choose_reference`."""
     n4: bool = False
