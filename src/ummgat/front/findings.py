@@ -48,7 +48,8 @@ def findings_of(
             f"No acquired image shows contrast uptake ({', '.join(uptake)} was not scanned): tumour core and enhancing tumour "
             "in the mask mean nothing."
         )
-    if isinstance(segmenter, UnetSegmenter) and segmenter.config.drop == 0 and "empty" in kinds.values():
+    robust = isinstance(segmenter, UnetSegmenter) and (segmenter.config.drop > 0 or segmenter.training.get("patterns"))
+    if isinstance(segmenter, UnetSegmenter) and not robust and "empty" in kinds.values():
         found.append("The segmenter was not trained with sequences missing: expect less of it.")
     if study.subject in (getattr(segmenter, "training", None) or {}).get("subjects", ()):
         found.append("The segmenter was trained on a subject of this name: the mask says nothing of its quality.")
