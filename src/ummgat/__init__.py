@@ -1,7 +1,7 @@
 """UMMGAT: complete missing MRI sequences and align centers with one generative model trained on unpaired data.
 
 Start with `Model.load().complete({"t1": image})` for one study in memory, `complete` for folders of studies, and
-`complete_scans` for studies as scanned. Every image that comes out is generated, and says so.
+`complete_scans` for studies as scanned; `segment` goes from any of these to masks and volumes. Every image that comes out is generated, and says so.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ummgat.completion.fill import Request
     from ummgat.completion.memory import GeneratedImage, Model
     from ummgat.completion.scans import ScansReport, complete_scans
+    from ummgat.front.cohort import SegmentReport, segment
 
 __all__ = [
     "CompletionReport",
@@ -21,28 +22,33 @@ __all__ = [
     "Model",
     "Request",
     "ScansReport",
+    "SegmentReport",
     "__version__",
     "complete",
     "complete_scans",
+    "segment",
 ]
 
 _HOMES = {
-    "complete": "cohort",
-    "CompletionReport": "cohort",
-    "Request": "fill",
-    "Model": "memory",
-    "GeneratedImage": "memory",
-    "complete_scans": "scans",
-    "ScansReport": "scans",
+    "complete": "completion.cohort",
+    "CompletionReport": "completion.cohort",
+    "Request": "completion.fill",
+    "Model": "completion.memory",
+    "GeneratedImage": "completion.memory",
+    "complete_scans": "completion.scans",
+    "ScansReport": "completion.scans",
+    "SegmentReport": "front.cohort",
 }
-"""Public name → module of `completion` that it lives in."""
+"""Public name → module that it lives in. `segment` is the room of that name, which answers to the call."""
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for: preparing data must not wait for it."""
+    if name == "segment":
+        return import_module("ummgat.segment")
     if name not in _HOMES:
         raise AttributeError(f"module 'ummgat' has no attribute {name!r}")
-    return getattr(import_module(f"ummgat.completion.{_HOMES[name]}"), name)
+    return getattr(import_module(f"ummgat.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

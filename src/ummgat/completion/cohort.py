@@ -146,7 +146,7 @@ def complete(
     report, warnings, marks, todo = CompletionReport(), {}, {}, {}
     for subject, study in studies.items():
         try:
-            marks[subject] = fingerprint(common, sorted(references or {}), _made_from(study))
+            marks[subject] = fingerprint(common, sorted(references or {}), made_from(study))
             before = up_to_date(out / subject, marks[subject], overwrite)
         except (ValueError, OSError) as error:
             report.failed[subject] = reason(error)
@@ -167,7 +167,7 @@ def complete(
     return report
 
 
-def _made_from(study: Study | RawStudy) -> list[Any]:
+def made_from(study: Study | RawStudy) -> list[Any]:
     """What a result depends on, of the study. Findings of quality control do not count: they change no voxel."""
     if isinstance(study, RawStudy):
         raw = [sorted(study.images), stamps(study.images[q] for q in sorted(study.images)), study.problems]
