@@ -46,6 +46,8 @@ def synthetic_batch(config: Config, n_domains: int) -> Batch:
         "x_same": image(),
         "labels_src": lesion * 2,
         "labels_ref": lesion * 2,
+        "noise": rng.standard_normal((n, 1, height, width), np.float32),
+        "chances": rng.random((n, 4), np.float32),
     }
     if config.model.neighbours:
         beside["near_src"] = np.concatenate([image(), image()], axis=1) + 1

@@ -46,7 +46,10 @@ def test_the_package_shows_what_it_has():
 
 def test_public_functions_are_not_hidden_by_rooms_of_their_name():
     """A package `ummgat.complete` would take the function's place as soon as anything in it were imported."""
-    assert not {path.parent.name for path in ROOT.glob("*/__init__.py")} & set(ummgat.__all__)
+    hidden = {path.parent.name for path in ROOT.glob("*/__init__.py")} & set(ummgat.__all__)
+    assert hidden <= {"segment"}
+    importlib.import_module("ummgat.segment.unet")
+    assert callable(ummgat.segment)  # the room answers to its function's call
 
 
 @pytest.mark.parametrize("documented", [ummgat.Request, ummgat.GeneratedImage])

@@ -105,7 +105,7 @@ def slow(out, study):
         (out / f"{study} began").touch()
         time.sleep(60)
 
-@command
+@command(example="ummgat walk OUT 2")
 def walk(out: Path, jobs: int) -> None:
     each(slow, {"a": "a", "b": "b", "c": "c"}, out, jobs=jobs)
 

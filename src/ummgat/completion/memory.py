@@ -61,11 +61,11 @@ class Model:
     >>> brain = (x / 26.0) ** 2 + (y / 32.0) ** 2 + (z / 22.0) ** 2 < 1
     >>> t1 = np.where(brain, 100 + 20 * np.cos(x / 5.0) * np.cos(y / 7.0), 0), np.diag([2.0, 2.0, 2.0, 1.0])
     >>> model = ummgat.Model.load(device="cpu")
-    >>> made = model.complete({"t1": t1}, targets=["t2"], center="A", reliability=False)["t2"]
+    >>> made = model.complete({"t1": t1}, targets=["t2"], reliability=False)["t2"]
     >>> made.image.shape, str(made.image.header["descrip"].item().decode())
     ((29, 35, 25), 'SYNTHETIC t2 by ummgat, not a scan')
     >>> made.provenance["sources"]
-    ['A/t1']
+    ['G/t1']
     """
 
     trained: TrainedModel
