@@ -104,8 +104,19 @@ def trained_run(cohort_studies, strict_draw, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def model_path(trained_run):
-    return trained_run / "model.safetensors"
+def model_path(trained_run, tmp_path_factory):
+    """The model of `trained_run`, as if it knew its errors, so that reliability maps are made."""
+    from ummgat.model.signs import n_columns
+    from ummgat.model.trust import STEPS, Trust
+    from ummgat.model.weights import load_model, save_model
+
+    model = load_model(trained_run / "model.safetensors")
+    n = len(model.table)
+    weights = np.random.default_rng(0).normal(0, 0.3, (n, n_columns(n))).astype(np.float32)
+    model.trust = Trust(weights, np.tile(np.linspace(0, 1, STEPS, dtype=np.float32), (n, 1)))
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, model)
+    return path
 
 
 @pytest.fixture(scope="module")

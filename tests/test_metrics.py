@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from conftest import slices
-from ummgat.completion.reliability import FULL_DISTRUST, ambiguity, disagreement, reliability
 from ummgat.core.matching import intensity_histogram, match_histogram
 from ummgat.core.metrics import flicker, gradient_energy, image_scores, rank_correlation, ssim_map
 from ummgat.model.random_features import RandomFeatures, kernel_distance
@@ -187,44 +186,3 @@ def test_matching_is_monotone_and_keeps_background(volume, brain):
     order = np.argsort(volume[brain], kind="stable")
     assert (np.diff(matched[brain][order].astype(int)) >= 0).all()
     assert abs(matched[brain].mean() - 180) < 2
-
-
-# ---------------------------------------------------------------- reliability
-
-
-def test_answers_that_agree_are_wholly_reliable(volume, brain):
-    spread = disagreement([volume, volume.copy(), volume.copy()])
-    assert spread.max() == 0
-    np.testing.assert_array_equal(reliability(spread, brain), np.where(brain, 100, 0))
-
-
-def test_disagreement_by_hand_far_from_the_edge(brain):
-    """Answers 100 and 120: standard deviation 10; smoothing within the brain leaves a constant as it is."""
-    a, b = (np.where(brain, v, 0).astype(np.uint8) for v in (100, 120))
-    spread = disagreement([a, b])
-    np.testing.assert_allclose(spread[brain], 10, rtol=1e-4)
-    assert (spread[~brain] == 0).all()
-    np.testing.assert_array_equal(reliability(spread, brain), np.where(brain, round(100 * (1 - 10 / FULL_DISTRUST)), 0))
-
-
-def test_larger_spread_is_less_reliable_and_never_below_1_in_the_brain(brain):
-    spreads = np.array([0, 1, 12, 48, 95, 96, 200], np.float32)
-    percent = reliability(spreads, np.ones(7, bool))
-    assert percent.tolist() == [100, 99, 88, 50, 1, 1, 1]
-
-
-def test_ambiguity_follows_the_curve_of_the_source_and_stays_in_the_brain(brain):
-    """Knots at 0, 127.5 and 255: intensity 51 lies two fifths of the way from 10 to 30."""
-    source = np.where(brain, 51, 0).astype(np.uint8)
-    found = ambiguity(source, np.array([10.0, 30.0, 5.0]))
-    np.testing.assert_allclose(found[brain], 18, rtol=1e-4)
-    assert (found[~brain] == 0).all()
-    assert not ambiguity(source, np.full(3, np.nan)).any()
-
-
-def test_one_disagreeing_voxel_is_found_where_it_is(volume, brain):
-    other = volume.copy()
-    other[2, 7, 8] = 255 - other[2, 7, 8]
-    percent = reliability(disagreement([volume, other]), brain)
-    assert np.unravel_index(np.where(brain, percent, 255).argmin(), SHAPE) == (2, 7, 8)
-    assert (percent[[0, 1, 3]][brain[[0, 1, 3]]] == 100).all()  # planes do not mix

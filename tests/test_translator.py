@@ -103,7 +103,7 @@ def test_experts_that_agree_are_surer_together_and_a_silent_one_changes_nothing(
     """Each says ET with .5 where a prior says .02: two are surer than one, but not as sure as if they were independent."""
     seen = np.zeros((4, *SHAPE), np.float32)
     seen[:] = np.array([0.4, 0.05, 0.05, 0.5], np.float32)[:, None, None, None]
-    monkeypatch.setattr("ummgat.model.translator.lesion_posterior", lambda *a: seen)
+    monkeypatch.setattr("ummgat.model.translator.lesion_posterior", lambda *a, **k: seen)
     translator = Translator(model, {"t1": brain_of(0), "t2": brain_of(0)}, "A")
     brain = brain_of(0) > 0
     code = model.codes["mean"][0]
@@ -185,7 +185,7 @@ def seeing(model, monkeypatch):
     seen = np.zeros((4, *SHAPE), np.float32)
     seen[0], seen[3] = np.where(where, 0.01, 0.97), np.where(where, 0.97, 0.01)
     seen[1:3] = 0.01
-    monkeypatch.setattr("ummgat.model.translator.lesion_posterior", lambda *a: seen)
+    monkeypatch.setattr("ummgat.model.translator.lesion_posterior", lambda *a, **k: seen)
     return model, where
 
 

@@ -17,6 +17,7 @@ from ummgat.cli import prepare as prepare
 from ummgat.cli import check as check
 from ummgat.cli import draw as draw
 from ummgat.cli import train as train
+from ummgat.cli import calibrate as calibrate
 from ummgat.cli import pack as pack
 from ummgat.cli import train_segmenter as train_segmenter
 from ummgat.cli import train_checks as train_checks

@@ -9,13 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ummgat.completion.reliability import ambiguity, disagreement, nudged_translations, reliability
 from ummgat.core.domain import Domain, check_sequence
 from ummgat.core.version import __version__
 from ummgat.model.asked import CONTRAST
+from ummgat.model.combined import combined, fusion_weights
 from ummgat.model.masked import to_unit
+from ummgat.model.signs import Answered, reliability
 from ummgat.model.translator import Enhancement, Translator
-from ummgat.model.weights import TrainedModel, unpaired_score
+from ummgat.model.trust import LEVEL
+from ummgat.model.weights import TrainedModel
 
 Mode = Literal["auto", "mapper", "mean", "reference"]
 
@@ -54,7 +56,7 @@ class Request:
         Of a target acquired for contrast: `expected` draws enhancing tumour as bright as it is likely, from the other
         sequences; `none` draws it like the rest of the tumour.
     with_reliability : bool
-        Make a map of how far to trust each voxel, too; takes several times as long.
+        Make a map of how far to trust each voxel, too, where the model knows its errors.
     """
 
     targets: tuple[str, ...] | None = None
@@ -74,7 +76,8 @@ class Generated:
     volume: NDArray[np.uint8]
     """(plane, row, column), brain 1–255, background 0."""
     reliability: NDArray[np.uint8] | None
-    """Percent, 0 outside the brain, see `reliability`."""
+    """Percent of voxels like each that are right, 0 outside the brain, see `ummgat.model.trust`; None if not asked for, or if
+    nothing is known of this model's errors."""
     enhancement: NDArray[np.uint8] | None
     """Probability of enhancing tumour, percent, at least 1 in the brain, 0 outside; None for targets without contrast, for
     sources that show it, and for models that see no lesions."""
@@ -190,28 +193,18 @@ def _generate(
     request: Request,
     reference_codes: Mapping[str, Tensor],
 ) -> Generated:
-    model, volumes, center = translator.model, translator.volumes, translator.center
+    model, center = translator.model, translator.center
     mode = model.criteria["mode"] if request.mode == "auto" else request.mode
     codes = {q: _codes(model, Domain(center, q), target, mode, reference_codes) for q in sources}
     flicker = float(model.flickers[model.table.index(target)])
-    posterior = translator.posterior({q: codes[q][0][1] for q in sources})
-    answers = [translator.translate(q, target, codes[q][0], flicker, posterior) for q in sources]
+    posterior = translator.posterior({q: codes[q][1] for q in sources})
+    answers = [translator.translate(q, target, codes[q], flicker, posterior) for q in sources]
     weights, basis = fusion_weights(model, center, target, sources, mode)
     volume = combined(answers, weights)
     trust = None
     if request.with_reliability:
-        nudged = [*answers]
-        for q in sources:
-            nudged += nudged_translations(translator, q, target, codes[q], flicker, posterior)
-        # A source may lack brain that another has; where it gave no answer, it does not disagree.
-        nudged = [np.where((answer == 0) & (volume > 0), volume, answer) for answer in nudged]
-        index = model.table.index
-        open_to = np.zeros(volume.shape, np.float32)
-        for q, weight in zip(sources, weights, strict=True):
-            open_to += np.float32(weight) * ambiguity(
-                volumes[q], model.spreads[index(Domain(center, q)), index(target)]
-            )
-        trust = reliability(np.hypot(disagreement([volume, *nudged]), open_to), volume > 0)
+        shares = {q: float(w) for q, w in zip(sources, weights, strict=True)}
+        trust = reliability(translator, Answered(target, volume, answers, shares, posterior))
     blind = target.sequence in CONTRAST and not set(CONTRAST) & set(sources)
     drawn = posterior is not None and request.enhancement == "expected"
     warnings = [EXPECTED_CONTRAST if drawn else NO_CONTRAST] if blind else []
@@ -238,6 +231,7 @@ def _generate(
         "software": f"ummgat {__version__}",
         "intensities": "arbitrary units of the target domain, brain 1-255; a missing sequence has no scale to return to",
         "generated_at_mm": spacing,
+        "reliability": _about(model, trust),
         "atlas_similarity": {q: translator.similarity[q] for q in sources if q in translator.similarity},
         "plane_differences_at_most": round(flicker, 2) if np.isfinite(flicker) else None,
         "warnings": warnings,
@@ -245,54 +239,32 @@ def _generate(
     return Generated(target, volume, trust, likely, provenance, warnings)
 
 
+def _about(model: TrainedModel, trust: NDArray[np.uint8] | None) -> dict[str, Any] | None:
+    """What the map means, and one number for the whole image."""
+    if trust is None or not trust.any():
+        return None
+    return {
+        "mean_percent": round(float(trust[trust > 0].mean()), 1),
+        "meaning": f"percent of voxels like this one whose error is below {LEVEL:.0f} grey levels",
+        "known_from": model.criteria.get("reliability"),
+    }
+
+
 def _codes(
     model: TrainedModel, source: Domain, target: Domain, mode: str, reference_codes: Mapping[str, Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    """Codes of target and source in use, then other estimates of the same."""
-    stored: list[Literal["mapper", "mean"]] = ["mean", "mapper"]
+) -> tuple[Tensor, Tensor]:
+    """Codes of target and source."""
     if mode == "reference":
         if target.sequence not in reference_codes:
             raise ValueError(
                 f"No reference image for target {target}. Found references for {', '.join(reference_codes) or 'nothing'}; "
                 f"expected one for {target.sequence}. Give --reference {target.sequence}=FILE, or another --mode."
             )
-        own = model.code(source, "mean")
-        return [(reference_codes[target.sequence], own), (model.code(target, "mean"), own)]
-    if mode not in stored:
+        return reference_codes[target.sequence], model.code(source, "mean")
+    if mode not in ("mean", "mapper"):
         raise ValueError(f"Unknown code mode. Found {mode!r}; expected mapper, mean or reference. Choose one of these.")
-    return [(model.code(target, m), model.code(source, m)) for m in sorted(stored, key=lambda m: m != mode)]
-
-
-def fusion_weights(
-    model: TrainedModel, center: str, target: Domain, sources: Sequence[str], mode: str
-) -> tuple[NDArray[np.float64], str]:
-    """Weights of sources when fused: inverse square of the stored error of each direction; equal where one is unknown."""
-    rows = {
-        row["source"]: row
-        for row in model.criteria.get("directions", [])
-        if row["target"] == str(target) and row["mode"] == mode
-    }
-    own = [rows.get(str(Domain(center, q))) for q in sources]
-    found = [row for row in own if row is not None]
-    if len(found) < len(own):
-        return np.full(len(own), 1 / len(own)), "equal: not every direction was validated"
-    by_truth = all(row["mae"] is not None for row in found)
-    errors = np.array([row["mae"] if by_truth else unpaired_score(row) for row in found])
-    weights = 1 / np.maximum(errors, 1e-3) ** 2
-    return weights / weights.sum(), "true images of selection subjects" if by_truth else "unpaired criteria"
-
-
-def combined(answers: Sequence[NDArray[np.uint8]], weights: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Weighted mean of the answers that have brain at a voxel."""
-    if len(answers) == 1:
-        return answers[0]
-    total = np.zeros(answers[0].shape, np.float32)
-    weight = np.zeros(answers[0].shape, np.float32)
-    for answer, w in zip(answers, weights, strict=True):
-        total += np.float32(w) * answer
-        weight += np.float32(w) * (answer > 0)
-    mean = total / np.maximum(weight, 1e-6)
-    return np.where(weight > 0, np.clip(np.rint(mean), 1, 255), 0).astype(np.uint8)
+    stored: Literal["mean", "mapper"] = "mean" if mode == "mean" else "mapper"
+    return model.code(target, stored), model.code(source, stored)
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """Translate whole volumes plane by plane with one code: whole brain, a few planes at once, nothing cropped away."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -80,6 +80,7 @@ def translate_volume(
     batch: int = 0,
     beside: Beside | None = None,
     direction: Direction | None = None,
+    only: Sequence[int] | None = None,
 ) -> NDArray[np.uint8]:
     """Translate every plane that has brain.
 
@@ -100,6 +101,8 @@ def translate_volume(
     beside : Beside, optional
     direction : Direction
         Which of what stands in `beside` is meant.
+    only : sequence of int, optional
+        Planes to translate; the rest stays 0, and nothing is settled between planes. None: all.
 
     Returns
     -------
@@ -108,7 +111,7 @@ def translate_volume(
     """
     out = np.zeros(volume.shape, np.uint8)
     device = code.device
-    planes = np.flatnonzero(np.asarray(volume).any((1, 2)))
+    planes = _with_brain(volume, only)
     batch = batch or (PLANES_PER_THREAD if device.type == "cpu" else PLANES_ON_ACCELERATOR)
 
     @torch.inference_mode()
@@ -135,7 +138,12 @@ def translate_volume(
     else:
         for part in parts:
             translate(part)
-    return settled(out, flicker)
+    return settled(out, flicker) if only is None else out
+
+
+def _with_brain(volume: NDArray[np.uint8], only: Sequence[int] | None) -> NDArray[np.intp]:
+    planes = np.flatnonzero(np.asarray(volume).any((1, 2)))
+    return planes if only is None else np.intersect1d(planes, np.asarray(only, np.intp))
 
 
 def _on_all_threads(work: Callable[[NDArray[np.intp]], None], parts: list[NDArray[np.intp]]) -> None:
@@ -196,12 +204,15 @@ def lesion_posterior(
     beside: Beside,
     domain: int,
     batch: int = 8,
+    only: Sequence[int] | None = None,
 ) -> NDArray[np.float32]:
-    """What the generator's gate sees in a volume: (4, plane, row, column) probabilities; background 1 outside the brain."""
+    """What the generator's gate sees in a volume: (4, plane, row, column) probabilities; background 1 outside the brain, and
+    in planes that are not among `only`.
+    """
     out = np.zeros((1 + N_LABELS, *volume.shape), np.float32)
     out[0] = 1
     device = source.device
-    planes = np.flatnonzero(np.asarray(volume).any((1, 2)))
+    planes = _with_brain(volume, only)
     for start in range(0, len(planes), batch):
         chosen = planes[start : start + batch]
         part = np.ascontiguousarray(volume[chosen])

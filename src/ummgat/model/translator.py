@@ -13,6 +13,7 @@ from ummgat.core.domain import Domain
 from ummgat.core.normalise import scale_to_uint8
 from ummgat.model.atlas import LEAST_SIMILARITY, Brought, Placed, bring, coarse_box, place
 from ummgat.model.guide import guided
+from ummgat.model.lean import leant
 from ummgat.model.masked import brain_mask, to_unit
 from ummgat.model.translate import Beside, Direction, lesion_posterior, translate_volume
 from ummgat.model.weights import TrainedModel
@@ -34,6 +35,8 @@ class Translator:
     center : str
     enhancement : str
         `expected` or `none`, see `ummgat.completion.fill.Request`.
+    placements : dict, optional
+        Registrations of the same images to this atlas by other translators of the study; new ones are added.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class Translator:
         volumes: Mapping[str, Volume],
         center: str,
         enhancement: Enhancement = "expected",
+        placements: dict[tuple[str, str], Placed] | None = None,
     ) -> None:
         self.model = model
+        self.placements = {} if placements is None else placements
         known = {q: v for q, v in volumes.items() if Domain(center, q) in model.table}
         self.volumes = {q: stretched(v) for q, v in known.items()} if model.by_percentiles else known
         self.center = center
@@ -81,7 +86,15 @@ class Translator:
         for sequence, volume in self.volumes.items():
             mean = atlas.means[self.domain(sequence)]
             if mean.any():
-                placed = place(volume, spacing, mean, atlas.brain, box)
+                key = sequence, str(box)
+                if key not in self.placements:
+                    try:
+                        self.placements[key] = place(volume, spacing, mean, atlas.brain, box)
+                    except RuntimeError as error:  # of SimpleITK: a brain of few planes, for example
+                        self.similarity[sequence] = 0.0
+                        log.warning("Atlas could not be registered to %s, left out: %s", sequence, _last_line(error))
+                        continue
+                placed = self.placements[key]
                 self.similarity[sequence] = round(placed.similarity, 3)
                 if placed.similarity >= LEAST_SIMILARITY:
                     found.append(placed)
@@ -89,7 +102,7 @@ class Translator:
                     log.warning("Atlas did not fit %s: similarity %.2f, left out", sequence, placed.similarity)
         return found
 
-    def posterior(self, codes: Mapping[str, Tensor]) -> NDArray[np.float32] | None:
+    def posterior(self, codes: Mapping[str, Tensor], only: Sequence[int] | None = None) -> NDArray[np.float32] | None:
         """Probabilities of background, NCR, ED and ET from all sources together: (4, plane, row, column). None without a gate.
 
         A product of experts: each sees one sequence and never saw a pair, so what they say is multiplied. They are not
@@ -99,6 +112,8 @@ class Translator:
         ----------
         codes : mapping of sequence → Tensor (code_dim,)
             Of the sources that count.
+        only : sequence of int, optional
+            Planes to look at; elsewhere all is background.
         """
         generator = self.model.nets.generator
         if generator.gate is None or not codes:
@@ -108,28 +123,34 @@ class Translator:
         prior = np.log(np.array(PRIOR, np.float32))[:, None, None, None]
         for sequence, code in codes.items():
             volume = self.volumes[sequence]
-            seen = lesion_posterior(generator, volume, code, beside, self.domain(sequence))
+            seen = lesion_posterior(generator, volume, code, beside, self.domain(sequence), only=only)
             gain = np.where(volume > 0, np.log(np.maximum(seen, 1e-5)) - prior, 0)
             total = gain if total is None else total + gain
         assert total is not None
         score = np.exp(prior + total / np.float32(len(codes) ** BRAKE))
         return np.asarray(score / score.sum(0), np.float32)
 
-    def expected(self, target: Domain) -> Volume | None:
-        """The atlas alone, with the edges of the first source: the substitute that any translation must beat. None without."""
+    def expected(self, target: Domain, only: Sequence[int] | None = None, source: str | None = None) -> Volume | None:
+        """The atlas alone, with the edges of a source (the first): the substitute that any translation must beat. None without.
+
+        With `only`, these planes alone, in their order.
+        """
         brought = self.brought()
         if brought is None or not self.volumes:
             return None
-        volume = next(iter(self.volumes.values()))
-        out = np.zeros_like(volume)
+        volume = self.volumes[source] if source is not None else next(iter(self.volumes.values()))
+        planes = range(len(volume)) if only is None else only
+        out = np.zeros((len(planes), *volume.shape[1:]), np.uint8)
         index, window = self.model.table.index(target), self.model.config.model.guide_window
         _, rows, columns = brought.box
-        for plane in np.flatnonzero(volume.any((1, 2))):
+        for i, plane in enumerate(planes):
+            if not volume[plane].any():
+                continue
             shown = np.zeros(volume.shape[1:], np.float32)
             shown[rows, columns] = brought.plane(brought.means[[index]], int(plane))[0] / np.float32(127.5)
             x = torch.from_numpy(to_unit(volume[plane]))[None, None]
             image = guided(x, torch.from_numpy(shown)[None, None], brain_mask(x), window)[0, 0].numpy()
-            out[plane] = np.where(volume[plane] > 0, np.clip(np.rint(image * 127.5), 1, 255), 0)
+            out[i] = np.where(volume[plane] > 0, np.clip(np.rint(image * 127.5), 1, 255), 0)
         return out
 
     def translate(
@@ -139,7 +160,7 @@ class Translator:
         codes: tuple[Tensor, Tensor],
         flicker: float,
         posterior: NDArray[np.float32] | None = None,
-        volume: Volume | None = None,
+        only: Sequence[int] | None = None,
     ) -> Volume:
         """Translate one acquired sequence to a domain.
 
@@ -153,14 +174,46 @@ class Translator:
             See `ummgat.model.slice_profile.settled`.
         posterior : ndarray (4, plane, row, column), optional
             Of lesion labels; None: the source speaks for itself.
-        volume : ndarray, optional
-            In place of the acquired one: it, nudged.
+        only : sequence of int, optional
+            Planes to translate, see `translate_volume`.
         """
         beside = self._beside._replace(brought=self.brought(), posterior=posterior)
         direction = Direction(self.domain(source), self.model.table.index(target))
-        image = self.volumes[source] if volume is None else volume
-        out = translate_volume(self.model.nets.generator, image, *codes, flicker, beside=beside, direction=direction)
+        out = translate_volume(
+            self.model.nets.generator,
+            self.volumes[source],
+            *codes,
+            flicker,
+            beside=beside,
+            direction=direction,
+            only=only,
+        )
+        out = self._leant(out, source, target, codes[1], posterior, only)
         return scale_to_uint8(out, out > 0, str(target)).data if self.model.by_percentiles else out
+
+    def _leant(
+        self,
+        image: Volume,
+        source: str,
+        target: Domain,
+        code: Tensor,
+        posterior: NDArray[np.float32] | None,
+        only: Sequence[int] | None,
+    ) -> Volume:
+        leanings = self.model.leanings
+        share = 0.0 if leanings is None else float(leanings[self.domain(source), self.model.table.index(target)])
+        expected = self.expected(target, only, source) if share else None
+        if expected is None:
+            return image
+        posterior = self.posterior({source: code}, only) if posterior is None else posterior
+        planes = np.arange(len(image)) if only is None else np.asarray(only)
+        out = image.copy()
+        out[planes] = leant(image[planes], expected, None if posterior is None else posterior[0][planes], share)
+        return out
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def stretched(volume: Volume) -> Volume:

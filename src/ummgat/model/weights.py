@@ -20,6 +20,7 @@ from ummgat.core.tensors import file_hash, load_finite, save_tensors, with_prefi
 from ummgat.core.version import __version__
 from ummgat.model.atlas import Atlas
 from ummgat.model.networks import Networks, build_networks
+from ummgat.model.trust import Trust
 
 FORMAT = "ummgat-model-4"
 OLDER = "ummgat-model-3"
@@ -61,6 +62,11 @@ class TrainedModel:
     """Of the file it was read from; empty if it was not."""
     by_percentiles: bool = False
     """It was trained on images scaled by percentiles of the brain, as files before "ummgat-model-4" are."""
+    leanings: NDArray[np.float32] | None = None
+    """(n_domains, n_domains): share by which each direction (source, target) leans on the atlas in healthy brain, 0 to 1, see
+    `ummgat.train.calibrate`; None for a model that was not calibrated."""
+    trust: Trust | None = None
+    """How far to trust each voxel; None for a model that was not calibrated."""
 
     @property
     def only_center(self) -> str | None:
@@ -84,6 +90,10 @@ def save_model(path: Path, model: TrainedModel, half: bool = False) -> None:
         tensors[name] = torch.from_numpy(np.nan_to_num(getattr(model, name), nan=-1.0).astype(np.float32))
     if model.atlas is not None:
         tensors |= with_prefix("atlas", {name: torch.from_numpy(v) for name, v in model.atlas._asdict().items()})
+    if model.leanings is not None:
+        tensors["leanings"] = torch.from_numpy(model.leanings.astype(np.float32))
+    if model.trust is not None:
+        tensors |= with_prefix("trust", {name: torch.from_numpy(v) for name, v in model.trust._asdict().items()})
     metadata = {
         "format": OLDER if model.by_percentiles else FORMAT,
         "version": __version__,
@@ -122,7 +132,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     missing = torch.zeros((len(table), 0))
     known = {name: tensors.get(name, missing).double().numpy() for name in _KNOWN}
     known = {name: np.where(values < 0, np.nan, values) for name, values in known.items()}
-    atlas = without_prefix("atlas", tensors)
+    atlas, trust = without_prefix("atlas", tensors), without_prefix("trust", tensors)
     return TrainedModel(
         nets=nets.to(device),
         table=table,
@@ -131,6 +141,8 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
         histograms=tensors["histograms"].double().numpy(),
         **known,
         atlas=Atlas(*(atlas[name].numpy() for name in Atlas._fields)) if atlas else None,
+        leanings=tensors["leanings"].float().numpy() if "leanings" in tensors else None,
+        trust=Trust(*(trust[name].float().numpy() for name in Trust._fields)) if trust else None,
         criteria=metadata["criteria"],
         training=metadata["training"],
         version=metadata["version"],
