@@ -78,10 +78,11 @@ def test_empty_results_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_model_card_holds_every_table_and_the_notes_and_only_of_the_model_that_was_evaluated(
-    tmp_path, model_path, model
+def test_model_card_holds_short_tables_and_the_notes_and_names_the_files_of_long_ones(
+    tmp_path, model_path, model, monkeypatch
 ):
     """Cells that look like markup stay text."""
+    monkeypatch.setattr("ummgat.report.card.LINES", 3)
     results = write_results(tmp_path / "ev", story())
     settings = json.loads((results / "settings.json").read_text(encoding="utf-8")) | {"model": model.hash}
     (results / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -95,14 +96,22 @@ def test_model_card_holds_every_table_and_the_notes_and_only_of_the_model_that_w
     lines = card.splitlines()
     tables = sorted(path for path in (tmp_path / "out").glob("*.csv"))
     assert tables
+    shown = 0
     for path in tables:
         with path.open(encoding="utf-8") as file:
             header, *rows = list(csv.reader(file))
+        if len(rows) > 3:
+            assert any(line.endswith(f"{len(rows)} rows in `{path.name}`.") for line in lines), path
+            assert "| " + " | ".join(rows[0]) + " |" not in lines
+            continue
+        shown += 1
         start = lines.index("| " + " | ".join(header) + " |")
         assert lines[start + 1] == "|" + "---|" * len(header)
         for i, values in enumerate(rows):
             assert lines[start + 2 + i] == "| " + " | ".join(values) + " |", path
-    assert '"iterations"' in card
+    assert 0 < shown < len(tables)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["train"]["iterations"]
+    assert len(lines) < 250
 
 
 def test_model_card_of_another_model_is_refused_and_nothing_is_written(tmp_path, model_path):

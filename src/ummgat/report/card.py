@@ -1,9 +1,9 @@
-"""A model card: what a model is, what it was trained on, how it was chosen, and every table of its evaluation.
+"""A model card: what a model is, what it was trained on, how it was chosen, and what its evaluation came to.
 
-After Mitchell et al. 2019, "Model Cards for Model Reporting". All but the notes comes from files; nothing is copied by hand.
+After Mitchell et al. 2019, "Model Cards for Model Reporting". All but the notes comes from files; nothing is copied by hand. It fits two
+pages: tables that are longer than `LINES` lie beside it as CSV, as every table does, and the settings as `config.json`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -12,6 +12,9 @@ from jinja2 import Environment, StrictUndefined
 
 from ummgat.model.weights import TrainedModel
 from ummgat.report.section import Section
+
+LINES = 14
+"""Of a table in the card."""
 
 
 def model_card(
@@ -45,9 +48,8 @@ def model_card(
     environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell
     template = resources.files("ummgat").joinpath("report", "card.md.j2").read_text(encoding="utf-8")
-    settings = json.dumps(model.config.model_dump(mode="json"), indent=1)
     shown = environment.from_string(template).render(
-        model=model, name=name, facts=facts, sections=sections, notes=notes.strip(), settings=settings
+        model=model, name=name, facts=facts, sections=sections, notes=notes.strip(), lines=LINES
     )
     return shown.strip() + "\n"
 

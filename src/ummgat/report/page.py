@@ -108,8 +108,9 @@ def build_report(
     }
     shown = [section for section in sections if not section.empty or (section.notes and section is not who)]
     if model is not None:
-        card = model_card(load_model(model), model.name, facts, shown, notes)
-        write_text(out / "MODEL_CARD.md", card)
+        trained = load_model(model)
+        write_text(out / "MODEL_CARD.md", model_card(trained, model.name, facts, shown, notes))
+        write_json(out / "config.json", trained.config.model_dump(mode="json"))
     write_json(out / "facts.json", facts)
     pictures = {name: _keep(out, name, figure) for section in shown for name, figure in section.figures.items()}
     for section in shown:
