@@ -20,6 +20,7 @@ from ummgat.core.domain import Domain, check_sequence
 from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.files import explained_full_disk, remove_leftovers, replaced_folder, write_json
 from ummgat.core.placement import disagreement, header_of, placement_of
+from ummgat.core.paths import inside
 from ummgat.core.stamp import fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import ImageRecord, Study, load_cohort, load_study, write_study
 from ummgat.core.volume import Array, read_volume, write_volume
@@ -208,7 +209,7 @@ def _reference_codes(
 
 def _complete_one(order: _Order, study: Study | RawStudy) -> tuple[list[str], list[str]]:
     """Write one study; generated files and warnings."""
-    folder = order.out / study.subject
+    folder = inside(order.out, study.subject)
     with explained_full_disk(folder), replaced_folder(folder) as temporary:
         if isinstance(study, RawStudy):
             files, generated = _complete_raw(order, study, temporary)

@@ -142,7 +142,17 @@ def exclusive(folder: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with (folder / ".lock").open("w") as file:
+    lock = folder / ".lock"
+    try:
+        # A link is not followed, nor is anything emptied: a foreign folder may have put one there.
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if not lock.is_symlink():
+            raise
+        raise ValueError(
+            f"Lock is a link: {lock}. Found a link to {os.readlink(lock)}; expected a file of this folder. Remove it."
+        ) from error
+    with os.fdopen(handle, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -152,7 +152,7 @@ def export_dicom(
     for package in ("pydicom", *(["highdicom"] if segmentations else [])):
         need(package, "dicom")
     folders = named(completed_folders(completed), lambda folder: folder.name)
-    places = {subject: out / subject for subject in folders}
+    places = {subject: inside(out, subject) for subject in folders}
     _check_out(out, overwrite, places.values(), completed, source)
     sources = find_sources(source, sheet)
     if sources.one_patient and len(folders) > 1:
