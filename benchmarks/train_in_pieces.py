@@ -7,7 +7,7 @@
 `pack` learns the atlas, writes the training part of the cohort as small files, what losses expect of it, and the config. `run`
 needs numpy, scipy, Pillow, nibabel, pydantic, safetensors and torch, no registration library and no network; it writes the state
 in pieces of a size that any channel takes, goes on where it was if its folder holds one, and prints its throughput as JSON.
-`finish` scores and exports what came back, as `ummgat train` does at the end of a run.
+`finish` scores and exports what came back, as `ummgat train` does at the end of a run, and packs it as `ummgat pack` does.
 """
 
 import argparse
@@ -266,8 +266,10 @@ def finish(args: argparse.Namespace) -> None:
     """Score on selection subjects and export `last.safetensors` as `ummgat train` does."""
     from ummgat.core.draw import load_draw
     from ummgat.core.study import load_cohort
+    from ummgat.model.weights import load_model
     from ummgat.train.atlas_learning import training_atlas
     from ummgat.train.loop import _validate
+    from ummgat.train.pack import save_packed
     from ummgat.train.relation import relations
     from ummgat.train.slices import index_volumes, selection_volumes
     from ummgat.train.state import TrainState
@@ -288,7 +290,9 @@ def finish(args: argparse.Namespace) -> None:
     whole = TrainState(nets, average, build_optimizers(nets, config.train), state["step"], None)
     found = relations(volumes, len(draw.table))
     _validate(args.out, whole, config, draw, probe, volumes, found, atlas, chosen, None, last=True)
-    print(args.out / "last.safetensors")
+    assert nets.discriminator is not None
+    save_packed(args.out / "packed.safetensors", load_model(args.out / "last.safetensors"), nets.discriminator)
+    print(args.out / "packed.safetensors")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,12 +1,12 @@
 """Raw studies: heads of the phantom are registered, stripped and brought to one grid, and left stays left."""
 
-import sys
-from types import SimpleNamespace
+import warnings
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from ummgat.core.files import read_json
 from ummgat.core.study import load_study
@@ -22,7 +22,7 @@ from ummgat.prepare.pipeline import align_subject
 from ummgat.prepare.register import choose_reference, head_mask, register_rigid
 from ummgat.prepare.rigid import displacement_mm, moved, require_rigid, voxels_to_world, write_itk
 from ummgat.prepare.settings import PrepareSettings, RawSettings
-from ummgat.prepare.skullstrip import is_stripped
+from ummgat.prepare.skullstrip import deepbet_mask, is_stripped
 
 SCANNER = make_scanner("A", 0)
 THICK = Acquisition("axial", 3.0, 4.0, 1.0)
@@ -214,26 +214,39 @@ def test_prepared_input_is_left_alone(head, tmp_path):
 def test_without_a_way_to_strip_it_says_what_to_do(study, monkeypatch):
     with pytest.raises(StudyError, match=r"No way to strip the skull.*--brain-mask"):
         align_subject({"t2": study / "t2.nii.gz"}, "P1")
-    monkeypatch.setitem(sys.modules, "deepbet", None)
-    with pytest.raises(ImportError, match=r"ummgat\[skullstrip\]"):
-        align_subject({"t1ce": study / "t1ce.nii.gz"}, "P1")
     with pytest.raises(StudyError, match="Brain mask fits no image"):
         align_subject({"t2": study / "t2.nii.gz"}, "P1", mask=study / "brain_mask.nii.gz")
+    monkeypatch.setattr("ummgat.core.machine.bundled_file", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"No brain mask is given: --brain-mask\. Found no bundled deepbet"):
+        align_subject({"t1ce": study / "t1ce.nii.gz"}, "P1")
 
 
-def test_deepbet_is_asked_about_the_t1_on_the_cpu(head, scans, study, monkeypatch):
-    class BrainExtraction:
-        def __init__(self, no_gpu):
-            assert no_gpu
-
-        def run(self, image):
-            return None, nib.Nifti1Image((image.get_fdata() > 50).astype(np.uint8), image.affine), 0.0
-
-    monkeypatch.setitem(sys.modules, "deepbet", SimpleNamespace(BrainExtraction=BrainExtraction))
+def test_the_brain_is_found_in_the_t1_without_another_package(head, scans, study):
+    """Two lines of README are enough for --raw; what is found is one piece, and nearly the phantom's brain."""
     images = {name: reorient(image.data, image.grid) for name, image in scans.items()}
     brain = find_brain(images, "P1", {name: study / f"{name}.nii.gz" for name in images})
     assert (brain.owner, brain.how) == ("t1ce", "deepbet on t1ce")
-    assert np.array_equal(brain.mask, images["t1ce"][0] > 50)
+    truth, _ = reorient(brain_of(head, scans["t1ce"]), scans["t1ce"].grid)
+    assert 2 * (brain.mask & (truth > 0)).sum() / (brain.mask.sum() + truth.sum()) > 0.9
+    assert ndimage.label(brain.mask, np.ones((3, 3, 3)))[1] == 1
+    assert (ndimage.binary_fill_holes(brain.mask) == brain.mask).all()
+
+
+def test_an_image_without_a_brain_has_none_found():
+    with pytest.raises(
+        ValueError, match=r"No brain found: noise\.nii\. Found .* like a brain; expected a T1 of a whole head"
+    ):
+        deepbet_mask(np.zeros((20, 20, 20), np.float32), Grid.of((20, 20, 20), np.eye(4)), "noise.nii")
+
+
+def test_masks_are_those_of_deepbet(scans):
+    """Where its package is installed (it needs a graphical toolkit, and is nowhere required)."""
+    theirs = pytest.importorskip("deepbet", reason="pip install deepbet to compare with it")
+    data, grid = reorient(scans["t1ce"].data, scans["t1ce"].grid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own old torch calls
+        _, mask, _ = theirs.BrainExtraction(no_gpu=True).run(nib.Nifti1Image(data.astype(np.float32), grid.matrix))
+    assert np.array_equal(deepbet_mask(data, grid, "t1ce"), np.asarray(mask.dataobj) != 0)
 
 
 def test_sheared_grid_is_refused(tmp_path, scans):

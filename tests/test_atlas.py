@@ -9,7 +9,7 @@ from ummgat.core.config import DataConfig
 from ummgat.core.domain import Domain
 from ummgat.core.draw import make_draw
 from ummgat.core.study import load_cohort
-from ummgat.model.atlas import LEAST_SIMILARITY, bring, coarse_image, place, registered, resized, scored
+from ummgat.model.atlas import LEAST_SIMILARITY, bring, coarse_image, cropped, place, registered, resized, scored
 from ummgat.model.guide import guided
 from ummgat.phantom import PhantomConfig, write_phantom
 from ummgat.prepare.cohort import prepare_cohort
@@ -66,6 +66,18 @@ def test_an_atlas_of_unpaired_images_has_the_right_sign_in_a_new_brain(world, le
             true = np.array(test.volume(target))[at.box]
             here = resized(at.means[table.index(Domain("A", target))].astype(np.float32), true.shape)
             assert correlation(here, true, true > 0) > 0.35, (source, target)
+
+
+def test_a_smaller_frame_places_a_brain_alike(world, learnt):
+    draw, _, _, test, _ = world
+    i = draw.table.index(Domain("A", "t1"))
+    volume, small = np.array(test.volume("t1")), cropped(learnt.atlas)
+    assert small.brain.size < learnt.atlas.brain.size
+    assert (small.brain >= 13).sum() == (learnt.atlas.brain >= 13).sum()
+    whole, less = (bring(a, place(volume, 3.0, a.means[i], a.brain)) for a in (learnt.atlas, small))
+    brain = volume[whole.box] > 0
+    shown = [resized(at.means[i].astype(np.float32), brain.shape) for at in (whole, less)]
+    assert correlation(*shown, brain) > 0.97
 
 
 def test_a_subject_has_no_part_in_the_atlas_without_it(world, learnt):

@@ -59,7 +59,18 @@ def test_one_name_has_one_meaning():
     assert "--accelerator" not in shown
     assert shown["--reference"] == ["complete"]
     assert {"train", "train-segmenter", "complete", "evaluate", "quality", "cross-center"} <= set(shown["--device"])
-    walkers = {"prepare", "check", "complete", "export", "evaluate", "cross-center", "quality", "directions", "compare"}
+    walkers = {
+        "segment",
+        "prepare",
+        "check",
+        "complete",
+        "export",
+        "evaluate",
+        "cross-center",
+        "quality",
+        "directions",
+        "compare",
+    }
     assert set(shown["--jobs"]) == walkers
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import silhouette_score
 
 from ummgat.quality.codes import collect
+from ummgat.quality.separation import scaled, silhouette
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +70,24 @@ def test_nothing_to_encode_and_another_grid_are_refused(model, cohort_studies, m
     )
     with pytest.raises(ValueError, match="disagree on voxel size"):
         collect(model, cohort_studies[:1])
+
+
+# ---------------------------------------------------------------- silhouettes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_silhouettes_are_those_of_scikit_learn(seed):
+    """Groups of unequal size, one of them of a single row, and rows that coincide."""
+    rng = np.random.default_rng(seed)
+    labels = np.array(["a"] * 9 + ["b"] * 4 + ["c"] + ["d"] * 2)
+    vectors = rng.normal(size=(len(labels), 3)) + 2.0 * (labels == "a")[:, None]
+    vectors[-2:] = vectors[0]
+    order = rng.permutation(len(labels))
+    theirs = silhouette_score(scaled(vectors, vectors)[order], labels[order])
+    assert silhouette(vectors[order], labels[order]) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_silhouettes_that_do_not_exist_are_nan():
+    vectors = np.arange(4.0)[:, None]
+    assert np.isnan(silhouette(vectors, np.array(["a"] * 4)))
+    assert np.isnan(silhouette(vectors, np.array(["a", "b", "c", "d"])))

@@ -17,7 +17,7 @@ from ummgat.completion.cohort import complete
 from ummgat.completion.fill import Request
 from ummgat.core.each import Report, Skipped, each, gathered, named
 from ummgat.core.files import TEMPORARY
-from ummgat.core.stamp import STAMP
+from ummgat.core.stamp import STAMP, write_stamp
 from ummgat.core.study import load_cohort
 from ummgat.evaluate.segmentation import evaluate
 from ummgat.export.cohort import export_bids
@@ -207,6 +207,47 @@ def test_a_model_that_was_never_a_file_is_never_up_to_date(cohort, model_path, t
     study = load_cohort(cohort)[0]
     assert complete(study.folder, tmp_path, model).done
     assert complete(study.folder, tmp_path, model).failed
+
+
+@pytest.mark.parametrize("accident", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["completion", "export"])
+def test_what_was_stopped_is_taken_up_and_then_up_to_date(cohort, model_path, tmp_path, monkeypatch, step, accident):
+    """Stopped when the second study's files are all written, and only its stamp is not."""
+    source = cohort
+    if step == "export":
+        source = tmp_path / "completed"
+        complete(cohort, source, model_path, request=Request(with_reliability=False))
+
+    def go(name):
+        if step == "export":
+            return export_bids(source, tmp_path / name)
+        return complete(source, tmp_path / name, model_path, request=Request(with_reliability=False))
+
+    whole = go("whole")
+    first, *others = whole.done
+    assert others
+    module = f"ummgat.{step}.cohort.write_stamp"
+    stamped = []
+
+    def fail(folder, *arguments):
+        if stamped:
+            raise accident
+        stamped.append(folder)
+        write_stamp(folder, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, fail)
+        with pytest.raises(type(accident)):
+            go("out")
+    assert not list((tmp_path / "out").rglob(TEMPORARY + "*"))
+    folders = {Path(files[0]).parts[0] if step == "export" else subject for subject, files in whole.done.items()}
+    left = {path.name for path in (tmp_path / "out").iterdir()} & folders
+    assert len(left) == 1
+    again = go("out")
+    assert (again.up_to_date, list(again.done)) == ([first], others)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    last = go("out")
+    assert (last.up_to_date, last.done) == ([first, *others], {})
 
 
 def test_export_is_the_same_with_more_jobs(cohort, model_path, tmp_path):

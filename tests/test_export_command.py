@@ -205,6 +205,19 @@ def test_one_patient_needs_no_sheet(world):
     assert [path.name for path in files] == [f"IM{k + 1:04d}.dcm" for k in range(source.grid.shape[2])]
 
 
+def test_the_second_time_it_is_up_to_date(world):
+    folder, _ = world
+    assert export(folder).exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    again = export(folder)
+    assert again.exit_code == 0, again.stderr
+    assert "0 studies exported, 1 up to date, 0 failed" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == before
+    other = export(folder, "--mark")
+    assert other.exit_code == 1
+    assert "Found one made from other files or with other settings" in other.stderr
+
+
 def test_two_patients_need_a_sheet(world):
     folder, source = world
     write_series(asymmetric(source.grid.shape, dtype=float), source.affine, folder / "disc/b", {"PatientID": "2"}, "t1")

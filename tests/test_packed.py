@@ -240,6 +240,11 @@ def test_a_run_in_pieces_packs_trains_goes_on_and_finishes(world, tmp_path):
     model = load_model(tmp_path / "run" / "last.safetensors")
     assert model.training["steps"] == 3
     assert model.atlas is not None
+    small = load_model(tmp_path / "run" / "packed.safetensors")
+    assert small.atlas.brain.size < model.atlas.brain.size
+    assert (tmp_path / "run" / "packed.safetensors").stat().st_size < (
+        tmp_path / "run" / "last.safetensors"
+    ).stat().st_size
     weight = half["tensors"]["average.generator.embed.weight"]
     assert torch.equal(model.nets.generator.embed.weight, weight)
 

@@ -1,5 +1,7 @@
+import hashlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from ummgat.core.domain import SEQUENCES
+from ummgat.core.machine import template_file
 from ummgat.core.study import LABELS
 from ummgat.core.volume import read_volume
 from ummgat.phantom import (
@@ -378,8 +381,22 @@ def test_enlarge_is_linear_interpolation():
     assert enlarge(coarse, 4, (3,), (5.0,)).tolist() == [5, 6, 7]
 
 
+def test_shipped_maps_are_those_that_their_notice_names():
+    """Another map would be another phantom, and another space for every prepared cohort."""
+    notice = (template_file("t1").parent / "NOTICE.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| `(\S+)` \| `([0-9a-f]{64})` \|$", notice, re.MULTILINE))
+    shipped = [template_file(kind) for kind in ("t1", "wm", "gm")]
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped} == stated
+    assert "Copyright (C) 1993–2009 Louis Collins" in notice
+
+
+def test_a_map_that_is_not_there_is_asked_for():
+    with pytest.raises(FileNotFoundError, match=r"Template is missing: .*icbm152_csf.* Install ummgat again"):
+        template_file("csf")
+
+
 def test_no_torch():
-    code = "import ummgat.phantom, sys; sys.exit('torch' in sys.modules or 'nilearn' in sys.modules)"
+    code = "import ummgat.phantom, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

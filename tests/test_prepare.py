@@ -365,18 +365,18 @@ def test_unknown_label_names_file_and_value(tmp_path, out, layout, values, found
     assert f"X{separator}seg.nii.gz. Found {found}; expected 0 and 1 NCR, 2 ED" in message
 
 
-def test_plain_folder_takes_et_as_3_or_4_but_not_both():
-    for values in ((1, 2, 3), (1, 2, 4)):
-        labels, regions = translate(bad.brats_labels(values), LABELS_EITHER, "unsaid", "x")
-        assert set(np.unique(labels)) == {0, 1, 2, 3}
-        assert regions == "multi"
-    with pytest.raises(ValueError, match="Two numbers for one label"):
-        translate(bad.brats_labels((1, 3, 4)), LABELS_EITHER, "unsaid", "x")
+def test_plain_folder_takes_et_as_3_and_asks_about_4():
+    labels, regions = translate(bad.brats_labels((1, 2, 3)), LABELS_EITHER, "unsaid", "x")
+    assert set(np.unique(labels)) == {0, 1, 2, 3}
+    assert regions == "multi"
+    for values in ((1, 2, 4), (1, 3, 4)):
+        with pytest.raises(ValueError, match=r"Label 4 is not clear: x\..*cavity.*--label-numbers"):
+            translate(bad.brats_labels(values), LABELS_EITHER, "unsaid", "x")
     with pytest.raises(ValueError, match=r"Unknown label: x\. Found 0.5"):
         translate(bad.brats_labels((1,)) * 0.5, LABELS_EITHER, "unsaid", "x")
 
 
-@pytest.mark.parametrize(("name", "value"), [("wt", 1), ("mask", 255), ("seg", 1)])
+@pytest.mark.parametrize(("name", "value"), [("wt", 1), ("lesion_mask", 255), ("seg", 1)])
 def test_binary_annotation_is_whole_tumour_only(tmp_path, out, name, value):
     bad.save(tmp_path / "raw" / "X" / "t1.nii.gz", bad.brain())
     bad.save(tmp_path / "raw" / "X" / f"{name}.nii.gz", bad.brats_labels((value,)))

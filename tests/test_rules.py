@@ -1,5 +1,6 @@
 """Rules hold below the command line: whoever calls Python meets them too."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,6 +122,13 @@ def test_preparing_from_python_ends_with_checks(phantom, tmp_path, cohort):
 def test_what_is_given_goes_before_what_is_bundled(tmp_path, monkeypatch):
     assert machine.given_or_bundled(tmp_path / "mine", machine.BUNDLED_MODEL) == tmp_path / "mine"
     assert machine.given_or_bundled(None, machine.BUNDLED_MODEL).name == machine.BUNDLED_MODEL
+    assert machine.given_or_bundled("fine_unpaired", machine.BUNDLED_MODEL) == machine.bundled_file(
+        "fine_unpaired.safetensors"
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fine_unpaired").touch()
+    assert machine.given_or_bundled("fine_unpaired", machine.BUNDLED_MODEL) == Path("fine_unpaired")  # a file of theirs
+    assert machine.given_or_bundled("unheard_of", machine.BUNDLED_MODEL) == Path("unheard_of")
     monkeypatch.setattr(machine, "bundled_file", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"No segmenter is given: --segmenter\. Found no bundled segmenter_t2"):
         machine.given_or_bundled(None, machine.BUNDLED_T2)

@@ -180,6 +180,16 @@ def test_log_holds_means_since_the_last_line(go):
     assert log[2]["style"] == pytest.approx(parts[4]["style"], abs=1e-5)
 
 
+def test_training_needs_no_tensorboard(go, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with caplog.at_level("INFO", logger="ummgat.train.loop"):
+        run = go(train__iterations=2)
+    assert not (run / "tensorboard").exists()
+    assert [line["step"] for line in lines(run / "log.jsonl")] == [1, 2]
+    assert "pip install 'ummgat[tensorboard]'" in caplog.text
+    assert load_model(run / "model.safetensors").training["steps"] == 2
+
+
 @pytest.mark.parametrize("changes", [{"train__schedule": "literal"}, {"train__precision": "bf16-mixed"}])
 def test_other_ways_to_train_run_and_store_float32(go, changes):
     run = go(train__iterations=2, **changes)

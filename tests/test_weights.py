@@ -258,8 +258,20 @@ def test_a_model_that_does_not_fit_the_run_is_refused(model_path, config, names,
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["fine", "fine_unpaired"])
+def test_bundled_weights_are_of_one_center_at_1_mm_and_small(name):
+    path = Path(ummgat.__file__).parent / "weights" / f"{name}.safetensors"
+    assert path.stat().st_size < 20e6
+    model = load_model(path)
+    assert model.only_center == "G"
+    assert {d.sequence for d in model.table} == {"t1", "t1ce", "t2", "flair"}
+    assert model.config.data.spacing_mm == 1
+    assert model.atlas is not None
+    assert model.config.train.schedule == {"fine": "mixed", "fine_unpaired": "alternating"}[name]
+
+
 def test_the_files_of_earlier_versions_load_and_speak_their_own_scale():
-    """The bundled model was trained on images scaled by percentiles, and its config names an ablation that is gone."""
+    """The 2 mm weights were trained on images scaled by percentiles, and its config names an ablation that is gone."""
     from ummgat.model.translator import stretched
 
     old = load_model(Path(ummgat.__file__).parent / "weights" / "small.safetensors")

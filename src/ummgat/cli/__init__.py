@@ -7,6 +7,7 @@ segmenters what some print and ask. What needs torch or numpy is imported inside
 # Importing registers the commands, in the order of --help.
 # ruff: isort: off
 from ummgat.cli import complete as complete
+from ummgat.cli import segment as segment
 from ummgat.cli import export as export
 from ummgat.cli import demo as demo
 from ummgat.cli import doctor as doctor

@@ -1,7 +1,7 @@
 """The command `ummgat prepare`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -40,6 +40,10 @@ def prepare(
     reference: Annotated[str | None, typer.Option(hidden=True, help="What --register-to was once called.")] = None,
     brain_mask: BrainMask = None,
     n4: N4 = False,
+    label_numbers: Annotated[
+        Literal["brats2018", "brats2023"] | None,
+        typer.Option(help="In plain folders and sheets: whether enhancing tumour is 4 (brats2018) or 3 (brats2023)."),
+    ] = None,
     checks: Checks = None,
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Leave quality control to `ummgat check`.")] = False,
     jobs: Jobs = 1,
@@ -62,6 +66,7 @@ def prepare(
         reference=register_to or reference,
         brain_mask=brain_mask,
         n4=n4,
+        label_numbers=label_numbers,
         center=center,
         centers=centers,
         center_pattern=center_pattern,

@@ -11,10 +11,10 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ummgat.completion.fill import Generated, Request, encode_reference, fill
+from ummgat.completion.memory import Model
 from ummgat.completion.native import image_name, native_brain, write_native, write_scanned_space
 from ummgat.core.domain import Domain, check_sequence
 from ummgat.core.each import Progress, Report, each, named, reason
@@ -26,7 +26,7 @@ from ummgat.core.study import ImageRecord, Study, load_cohort, load_study, write
 from ummgat.core.volume import Array, read_volume, write_volume
 from ummgat.intake.layouts import RawStudy, find_studies
 from ummgat.intake.left_out import image_stem, require_understood
-from ummgat.model.weights import TrainedModel, load_model
+from ummgat.model.weights import TrainedModel, opened_model
 from ummgat.prepare.images import prepare_images
 
 
@@ -61,13 +61,13 @@ _ALGORITHM = 1  # raise when completing the same study with the same model would
 def complete(
     source: str | Path,
     out: str | Path,
-    model: str | Path | TrainedModel,
+    model: str | Path | TrainedModel | Model | None = None,
     *,
     request: Request | None = None,
     center: str | None = None,
     references: Mapping[str, str | Path] | None = None,
     layout: str = "auto",
-    device: str = "cpu",
+    device: str = "auto",
     jobs: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -82,9 +82,10 @@ def complete(
     out : path
         Folder for the results, one subfolder per subject. Prepared input gives a prepared cohort again; NIfTI input
         gives `.nii.gz` files in the input's own grid and affine, beside byte-for-byte copies of the acquired ones.
-    model : path or TrainedModel
-        File exported by `ummgat train`.
-    request : Request
+    model : path, Model or TrainedModel, optional
+        File exported by `ummgat train`, or a model that was read already. Default: the bundled one.
+    request : Request, optional
+        What to generate, and how. Default: all that is missing, from the best source.
     center : str, optional
         Center of the study, one that the model knows. Needed for plain NIfTI if the model has several; for a prepared cohort it
         replaces the recorded one, and the sidecar says so. A model of a single center takes every study for that one's.
@@ -93,7 +94,7 @@ def complete(
     layout : str
         Of plain NIfTI folders, see `intake.layouts`.
     device : str
-        "cpu", "cuda", "mps".
+        `auto` (a GPU if there is one), `cpu`, `cuda` or `mps`; of a model that was read already, its own counts.
     jobs : int
         Worker processes; the result does not depend on it. Each holds the model, so on a GPU one is best.
     overwrite : bool
@@ -119,10 +120,11 @@ def complete(
     Examples
     --------
     >>> import ummgat
-    >>> report = ummgat.complete("cohort", "completed", "model.safetensors")  # doctest: +SKIP
+    >>> report = ummgat.complete("cohort", "completed", center="A")  # doctest: +SKIP
+    >>> report.done, report.failed, report.warnings  # doctest: +SKIP
     """
     source, out, request = Path(source), Path(out), request or Request()
-    trained = model if isinstance(model, TrainedModel) else load_model(Path(model), torch.device(device))
+    trained = opened_model(model.trained if isinstance(model, Model) else model, device)
     if not source.is_dir():
         raise FileNotFoundError(f"Input is missing: {source}. Found no folder; expected studies. Check the path.")
     if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
@@ -145,7 +147,7 @@ def complete(
     report, warnings, marks, todo = CompletionReport(), {}, {}, {}
     for subject, study in studies.items():
         try:
-            marks[subject] = fingerprint(common, sorted(references or {}), _made_from(study))
+            marks[subject] = fingerprint(common, sorted(references or {}), made_from(study))
             before = up_to_date(out / subject, marks[subject], overwrite)
         except (ValueError, OSError) as error:
             report.failed[subject] = reason(error)
@@ -166,7 +168,7 @@ def complete(
     return report
 
 
-def _made_from(study: Study | RawStudy) -> list[Any]:
+def made_from(study: Study | RawStudy) -> list[Any]:
     """What a result depends on, of the study. Findings of quality control do not count: they change no voxel."""
     if isinstance(study, RawStudy):
         raw = [sorted(study.images), stamps(study.images[q] for q in sorted(study.images)), study.problems]
@@ -288,7 +290,7 @@ def _complete_raw(order: _Order, raw: RawStudy, folder: Path) -> tuple[list[str]
         stem = f"{raw.subject}_{image_name(image.target, request.align_to)}"
         source_file = raw.images[Domain.parse(image.provenance["sources"][0]).sequence]
         data, original = read_volume(source_file)
-        brain = native_brain(data, original, source_file)
+        brain = native_brain(data, original, str(source_file))
         provenance = image.provenance | {
             "source_files": [raw.images[Domain.parse(name).sequence].name for name in image.provenance["sources"]],
             **order.told,

@@ -111,10 +111,10 @@ def write_scanned_space(study: Study, generated: Sequence[Generated], folder: Pa
     return [f"{NATIVE}/{name}" for name in files]
 
 
-def native_brain(data: Array, grid: Grid, path: Path) -> NDArray[np.bool_]:
-    """Brain of a source image in its own voxel order: (x, y, z) bool."""
+def native_brain(data: Array, grid: Grid, where: str) -> NDArray[np.bool_]:
+    """Brain of a source image in its own voxel order: (x, y, z) bool. `where` it is, is for messages."""
     turned, turned_grid = reorient(data, grid)
-    return resample(brain_mask(turned, str(path)), turned_grid, grid, order=0)
+    return resample(brain_mask(turned, where), turned_grid, grid, order=0)
 
 
 def to_native(volume: NDArray[np.uint8], prepared: Grid, original: Grid, brain: NDArray[np.bool_]) -> NDArray[np.uint8]:

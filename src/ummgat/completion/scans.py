@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from ummgat.check.cohort import CheckReport
 from ummgat.check.prepared import prepare_and_check
 from ummgat.completion.cohort import CompletionReport, complete
 from ummgat.completion.fill import Request
+from ummgat.completion.memory import Model
 from ummgat.core.each import Progress
 from ummgat.intake.layouts import RawStudy
 from ummgat.intake.studies import LAYOUT, studies_of_sheet
-from ummgat.model.weights import TrainedModel, load_model
+from ummgat.model.weights import TrainedModel, opened_model
 from ummgat.prepare.cohort import PrepareReport
 from ummgat.prepare.settings import PrepareSettings
 
@@ -42,7 +41,7 @@ class ScansReport:
 def complete_scans(
     source: str | Path,
     out: str | Path,
-    model: str | Path | TrainedModel,
+    model: str | Path | TrainedModel | Model | None = None,
     *,
     center: str | None = None,
     sheet: str | Path | None = None,
@@ -52,7 +51,7 @@ def complete_scans(
     checks: str | Path | None = None,
     request: Request | None = None,
     layout: str = "auto",
-    device: str = "cpu",
+    device: str = "auto",
     jobs: int = 1,
     overwrite: bool = False,
     on_prepared: Progress | None = None,
@@ -69,7 +68,8 @@ def complete_scans(
     out : path
         Gets `prepared/`, a cohort at the model's voxel size, which another run takes up where it stopped; and `completed/`: every
         study complete on one grid, and in its folder `native/` each generated image on the grid of its source.
-    model : path or TrainedModel
+    model : path, Model or TrainedModel, optional
+        Default: the bundled one.
     center : str, optional
         Which of the model's centers the scans resemble; never guessed. Needed if the model has several.
     sheet : path, optional
@@ -98,7 +98,7 @@ def complete_scans(
         For what concerns the whole call, see `prepare_and_check` and `complete`.
     """
     source, out = Path(source), Path(out)
-    trained = model if isinstance(model, TrainedModel) else load_model(Path(model), torch.device(device))
+    trained = opened_model(model.trained if isinstance(model, Model) else model, device)
     center = center or trained.only_center
     if center not in trained.table.centers:  # said now, and not after an hour of registration
         raise ValueError(

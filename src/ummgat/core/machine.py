@@ -1,11 +1,13 @@
-"""What this machine and this package bring: weights that came with the package, and devices to compute on."""
+"""What this machine and this package bring: weights and templates that came with the package, and devices to compute on."""
 
 import platform
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
-BUNDLED_MODEL = "small.safetensors"
-"""File in the package's `weights` folder that `ummgat complete` uses without --model."""
+BUNDLED_MODEL = "fine.safetensors"
+"""File in the package's `weights` folder that `ummgat complete` uses without --model. Others there can be asked for by name:
+`fine_unpaired`, which saw no pair, and `small`, the earlier 2 mm weights of two centers."""
 
 BUNDLED_SEGMENTER, BUNDLED_DROPOUT = "segmenter.safetensors", "segmenter_dropout.safetensors"
 """Files there that `ummgat evaluate` uses without --segmenter and --dropout."""
@@ -16,6 +18,9 @@ BUNDLED_CHECKS = "checks.safetensors"
 BUNDLED_T2 = "segmenter_t2.safetensors"
 """File there that `ummgat cross-center` uses without --segmenter: whole tumour from T2 alone."""
 
+BUNDLED_STRIP = "deepbet.safetensors"
+"""File there by which `ummgat prepare --raw` finds the brain in a T1."""
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _MADE_BY = {
@@ -23,6 +28,7 @@ _MADE_BY = {
     BUNDLED_SEGMENTER: ("segmenter", "--segmenter", "`ummgat train-segmenter`"),
     BUNDLED_DROPOUT: ("segmenter", "--dropout", "`ummgat train-segmenter`"),
     BUNDLED_T2: ("segmenter", "--segmenter", "`ummgat train-segmenter --centers A`"),
+    BUNDLED_STRIP: ("brain mask", "--brain-mask", "a skull stripper"),
     BUNDLED_CHECKS: ("file of checks", "--checks", "`ummgat train-checks`"),
 }
 """File → what it is, the option that names another, and the command that writes such a file."""
@@ -34,8 +40,24 @@ def bundled_file(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def template_file(kind: Literal["t1", "wm", "gm"]) -> Path:
+    """The shipped MNI152 map (ICBM 2009a symmetric, Fonov et al. 2011) of T1, white or grey matter: uint8, 1 mm, stripped.
+
+    Raises
+    ------
+    FileNotFoundError
+        The installation is not complete.
+    """
+    path = Path(str(resources.files("ummgat"))) / "templates" / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Template is missing: {path}. Found no file; expected the MNI152 map that comes with ummgat. Install ummgat again."
+        )
+    return path
+
+
 def given_or_bundled(given: str | Path | None, name: str) -> Path:
-    """Choose the file that was given, or else the bundled one called `name`.
+    """Choose the file that was given, by path or by the bare name of a bundled one, or else the bundled one called `name`.
 
     Raises
     ------
@@ -43,7 +65,9 @@ def given_or_bundled(given: str | Path | None, name: str) -> Path:
         None was given, and this package came without.
     """
     if given is not None:
-        return Path(given)
+        chosen = Path(given)
+        by_name = bundled_file(f"{chosen}.safetensors") if chosen.name == str(given) else None
+        return by_name if by_name is not None and not chosen.exists() else chosen
     path = bundled_file(name)
     if path is None:
         what, option, command = _MADE_BY[name]

@@ -120,7 +120,7 @@ def stored(values: Array) -> tuple[Array, float, float]:
     Examples
     --------
     >>> stored(np.array([0.0, 3.0]))[1:], stored(np.array([-1.0, 0.5]))[1:]
-    ((1.0, 0.0), (2.288852e-05, -1.0))
+    ((1.0, 0.0), (2.288854e-05, -1.0))
     """
     values = np.asarray(values, np.float64)
     if not values.size or not np.isfinite(values).all():

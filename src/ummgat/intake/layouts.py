@@ -27,8 +27,11 @@ LABELS_2023 = {1: "NCR", 2: "ED", 3: "ET"}
 LABELS_UCSF = LABELS_2018
 """UCSF-PDGM. Source: made for BraTS 2021 (Calabrese et al. 2022), whose numbers are those of 2018."""
 
-LABELS_EITHER = {1: "NCR", 2: "ED", 3: "ET", 4: "ET"}
-"""Plain folders: ET is 3 or 4; both in one file is an error, see `labels.translate`."""
+LABELS_EITHER = {1: "NCR", 2: "ED", 3: "ET"}
+"""Plain folders: 4 is enhancing tumour in BraTS to 2020 and a cavity in annotations after treatment, so it is asked about."""
+
+NUMBERINGS = {"brats2018": LABELS_2018, "brats2023": LABELS_2023}
+"""What `prepare --label-numbers` may say of plain folders and sheets."""
 
 LABELS_WT = {1: "ED", 255: "ED"}
 """One binary whole-tumour mask."""
@@ -40,7 +43,7 @@ _SPELLINGS = {
     "t2w": "t2",
     **dict.fromkeys(("fla", "t2f", "t2flair", "t2wflair"), "flair"),
     **dict.fromkeys(("seg", "label", "labels"), "seg"),
-    **dict.fromkeys(("mask", "wt"), "wt"),
+    **dict.fromkeys(("wt", "lesionmask", "tumormask", "tumourmask", "masklesion", "masktumor", "masktumour"), "wt"),
 }
 _UCSF_FOLDER = "_nifti"
 _UCSF_NAMES = {
@@ -57,6 +60,21 @@ _UCSF_NAMES = {
 _UCSF_FILE = re.compile(rf".+?_({'|'.join(_UCSF_NAMES)})(_bias)?")
 _UCSF_FOLLOW_UP = re.compile(r"(.+)_FU\d+d")
 _CONTRAST = {"c", "ce", "gd", "gad", "gadolinium", "gadovist", "contrast", "post", "postcontrast", "km"}
+_SOFTWARE = {
+    *(
+        "pred",
+        "prediction",
+        "predicted",
+        "auto",
+        "automatic",
+        "nnunet",
+        "monai",
+        "synthseg",
+        "fastsurfer",
+        "freesurfer",
+    ),
+    *("aseg", "aparc", "hdbet", "hdglio", "deepmedic", "samseg", "totalsegmentator", "brainles", "inference"),
+}
 _NOT_ACQUIRED = ("_generated", "_copied", "_fused")
 _SIDECAR_LIMIT = 4_000_000
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -289,6 +307,11 @@ def _collect(
         elif meaning is None:
             study.ignored.append(path.name)
             study.left_out[path.name] = may_be(_without(folder.name, _SUFFIX.sub("", path.name)))
+            doubtful = no_annotation(_without(folder.name, _SUFFIX.sub("", path.name)))
+            if doubtful:
+                study.findings.append(
+                    f"{path.name} is not used: {doubtful}. Call it seg.nii.gz or wt.nii.gz if a person annotated a lesion in it."
+                )
         else:
             by_meaning.setdefault(meaning, []).append(path)
     annotations = [*by_meaning.pop("seg", []), *by_meaning.pop("wt", [])]
@@ -391,12 +414,34 @@ def classify_freely(subject: str, stem: str) -> str | None:
         return None
     if "wt" in meanings and "brain" in words:
         return None  # a brain mask, which skull-stripping tools leave behind, is no annotation
+    if "mask" in words and "wt" not in meanings:
+        if "brain" in words:
+            return None
+        meanings += ["mask"] if meanings else []
     if len(set(meanings)) > 1 or (contrast and "t1" in meanings):
         found = ", ".join(dict.fromkeys(meanings)) + (" and a contrast agent" if contrast else "")
         raise ValueError(
             f"Found words for {found}; expected one sequence or annotation. Rename the file, for example t1ce.nii.gz."
         )
+    if meanings and meanings[0] not in SEQUENCES and _SOFTWARE & set(words):
+        return None
     return meanings[0] if meanings else None
+
+
+def no_annotation(stem: str) -> str | None:
+    """Why a file whose name speaks of a mask or labels is not taken as an annotation; None for other names.
+
+    Examples
+    --------
+    >>> no_annotation("p1-mask"), no_annotation("t1_brain_mask"), no_annotation("seg_nnunet")[:24]
+    ('it does not say whether it masks the brain or a lesion', None, 'its name says that softw')
+    """
+    words = {word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word}
+    if _SOFTWARE & words and words & {"seg", "label", "labels", "mask", "wt"}:
+        return "its name says that software made it, which is no annotation"
+    if "mask" in words and "brain" not in words:
+        return "it does not say whether it masks the brain or a lesion"
+    return None
 
 
 def other_image(name: str) -> str | None:

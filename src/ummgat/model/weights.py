@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ummgat.core.config import Config
 from ummgat.core.domain import Domain, DomainTable
+from ummgat.core.machine import BUNDLED_MODEL, choose_device, given_or_bundled
 from ummgat.core.tensors import file_hash, load_finite, save_tensors, with_prefix, without_prefix
 from ummgat.core.version import __version__
 from ummgat.model.atlas import Atlas
@@ -136,6 +137,19 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
         hash=file_hash(path),
         by_percentiles=metadata["format"] == OLDER,
     )
+
+
+def opened_model(model: "str | Path | TrainedModel | None", device: str = "auto") -> TrainedModel:
+    """A model that is at hand already, or one read onto `device`; None is the bundled one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See `load_model`, `choose_device`; or this package came without weights.
+    """
+    if isinstance(model, TrainedModel):
+        return model
+    return load_model(given_or_bundled(model, BUNDLED_MODEL), torch.device(choose_device(device)))
 
 
 def unpaired_score(row: dict[str, Any]) -> float:

@@ -1,6 +1,6 @@
 """Brains that never lived: tissue maps of one subject, by deforming the MNI152 atlas or a few ellipsoids.
 
-The atlas is the one inside nilearn's wheel (ICBM 2009a, Fonov et al. 2011); nothing is downloaded. Positions are MNI
+The atlas is MNI152 (ICBM 2009a, Fonov et al. 2011); nothing is downloaded. Positions are MNI
 millimetres, x to the right, y forward, z up. Arrays are (plane, row, column), rows running backward and columns to
 the patient's left, as in BraTS files.
 """
@@ -8,14 +8,14 @@ the patient's left, as in BraTS files.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ummgat.core.machine import template_file
 from ummgat.core.volume import Grid
 from ummgat.phantom.noise import Field, enlarge, smooth_noise
 
@@ -112,25 +112,15 @@ class _Atlas:
     """x, y, z of a vector field toward the ventricles, longest vector 1."""
 
 
+_TISSUES: tuple[Literal["wm", "gm", "t1"], ...] = ("wm", "gm", "t1")
+
+
 @lru_cache(maxsize=1)
 def _atlas() -> _Atlas:
-    """Read the maps from nilearn's wheel, without importing it (its import alone takes seconds)."""
-    found = find_spec("nilearn")
-    if found is None or found.origin is None:
-        raise FileNotFoundError(
-            "Atlas is missing: the Python package nilearn. Found no such package; expected it with its MNI152 maps. "
-            "Install it (pip install nilearn), or use grid 'analytic'."
-        )
-    folder = Path(found.origin).parent / "datasets" / "data"
+    """Read the maps, which come with the package."""
     maps: list[Field] = []
-    for name in ("wm", "gm", "t1"):
-        path = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"Atlas is missing: {path}. Found no file; expected the MNI152 map of nilearn 0.12 or later. "
-                "Install such a version, or use grid 'analytic'."
-            )
-        data = np.asarray(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float32)
+    for kind in _TISSUES:
+        data = np.asarray(nib.Nifti1Image.from_filename(template_file(kind)).dataobj, dtype=np.float32)
         maps.append(np.ascontiguousarray(data.T[_CROP]) / np.float32(255))
     white, grey, t1 = maps
     brain = (t1 > 0).astype(np.float32)

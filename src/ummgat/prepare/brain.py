@@ -52,8 +52,8 @@ def find_brain(
     ------
     ValueError
         The mask fits no image, or there is neither mask nor stripped image nor T1.
-    ImportError
-        deepbet is needed and not installed.
+    FileNotFoundError
+        The brain must be found and this package came without weights.
     """
     stripped = {name: _outline(data) for name, (data, grid) in images.items() if is_stripped(data, grid).stripped}
     if given is not None:

@@ -12,12 +12,17 @@ from ummgat.core.crop import crop_lost_voxels, crop_shape
 from ummgat.core.domain import SEQUENCES, check_sequence
 from ummgat.core.normalise import brain_mask, scale_to_uint8
 from ummgat.core.study import GridRecord, ImageRecord, StudyRecord
-from ummgat.core.volume import Array, Grid, read_volume, resample, resample_inside
+from ummgat.core.volume import FACES, Array, Grid, read_volume, resample, resample_inside
 from ummgat.intake.layouts import LABELS_EITHER, Regions
 from ummgat.prepare.labels import resample_labels, translate
 
 Image = Path | tuple[Array, Grid]
 """A file, or voxels of shape (x, y, z) with their grid."""
+
+_MOST_LESION = 0.5
+_STRAIGHT = 0.5
+"""Part of a lesion's largest cross-section that the outermost plane of a round one does not show."""
+_LEAST_PLANES = 8
 
 MOST_VOXELS = 500_000_000
 """Of a prepared volume: a head of 240 mm at 0.3 mm, with room."""
@@ -129,6 +134,14 @@ def prepare_images(
         raise StudyError(subject, problems)
 
     brain = np.logical_or.reduce([volume > 0 for volume in volumes.values()])
+    if prepared_labels is not None:
+        share = float((prepared_labels[brain] > 0).mean())
+        if share > _MOST_LESION:
+            problem = (
+                f"Annotation is no lesion: {_where('labels', images, labels)}. Found it in {share:.0%} of the brain; expected at most "
+                f"{_MOST_LESION:.0%}. It is probably a brain mask: move it away, or call it brain_mask.nii.gz."
+            )
+            raise StudyError(subject, [problem])
     record_of_study = StudyRecord(
         subject=subject,
         center=center,
@@ -139,7 +152,7 @@ def prepare_images(
         labels_regions="wt" if regions == "wt" else "multi",
         brain_voxels=int(brain.sum()),
         crop_lost_voxels=crop_lost_voxels(brain, crop_shape(crop_mm, spacing_mm)),
-        findings=[*findings, *_duplicates(volumes), *_misplaced(prepared_labels, brain)],
+        findings=[*findings, *_duplicates(volumes), *_misplaced(prepared_labels, brain), *_cut(prepared_labels)],
     )
     return record_of_study, volumes, prepared_labels
 
@@ -233,3 +246,23 @@ def _misplaced(labels: NDArray[np.uint8] | None, brain: NDArray[np.bool_]) -> li
         if outside > 0.5
         else []
     )
+
+
+def _cut(labels: NDArray[np.uint8] | None) -> list[str]:
+    """Remark that a lesion ends in a plane: drawn in a box, or cut with the image. Small lesions say nothing."""
+    if labels is None or not labels.any():
+        return []
+    lesion = labels > 0
+    for axis, ends in zip((2, 1, 0), FACES, strict=True):
+        areas = lesion.sum(axis=tuple(a for a in range(3) if a != axis))
+        shown = np.flatnonzero(areas)
+        if shown[-1] - shown[0] < _LEAST_PLANES:
+            continue
+        for end, area in zip(ends, (areas[shown[0]], areas[shown[-1]]), strict=True):
+            if area > _STRAIGHT * areas.max() and area >= _LEAST_PLANES**2:
+                text = (
+                    f"The annotated lesion has a straight edge at the {end}: its last plane there shows {area / areas.max():.0%} of the "
+                    "largest cross-section. Check the annotation."
+                )
+                return [text]
+    return []

@@ -48,6 +48,12 @@ def translate(
     known = ", ".join(f"{number} {name}" for number, name in table.items())
     if unknown:
         shown = ", ".join(f"{v:g}" for v in unknown[:8]) + (" …" if len(unknown) > 8 else "")
+        if unknown == [4] and table.get(3) == "ET":
+            raise ValueError(
+                f"Label 4 is not clear: {where}. Found {', '.join(f'{v:g}' for v in values)}; expected 0 and {known}: 4 is enhancing "
+                "tumour in BraTS to 2020, and the cavity in annotations after treatment. Say `ummgat prepare --label-numbers brats2018` "
+                "if it is enhancing tumour; renumber the file if it is a cavity."
+            )
         raise ValueError(
             f"Unknown label: {where}. Found {shown}; expected 0 and {known}. Choose the right --layout, or renumber the file."
         )

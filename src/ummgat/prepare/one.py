@@ -13,7 +13,7 @@ from ummgat.core.files import explained_full_disk, replaced_folder
 from ummgat.core.placement import disagreement, header_of, placement_of
 from ummgat.core.study import StudyRecord, write_study
 from ummgat.core.volume import resample, write_volume
-from ummgat.intake.layouts import RawStudy
+from ummgat.intake.layouts import LABELS_EITHER, NUMBERINGS, RawStudy
 from ummgat.prepare.images import prepare_images
 from ummgat.prepare.labels import OWN_LABELS
 from ummgat.prepare.settings import PrepareSettings
@@ -43,6 +43,8 @@ def prepare_one(raw: RawStudy, center: str, folder: Path, fingerprint: str, sett
         The problem.
     """
     with _unpacked(raw) as study:
+        if settings.label_numbers is not None and study.label_table == LABELS_EITHER:
+            study = replace(study, label_table=NUMBERINGS[settings.label_numbers])
         _prepare(study, center, folder, fingerprint, settings)
 
 

@@ -72,8 +72,8 @@ def align_subject(
     ------
     StudyError
         All problems of the study at once: unreadable or sheared files, no way to find the brain.
-    ImportError
-        The brain must be found and deepbet is not installed.
+    FileNotFoundError
+        The brain must be found and this package came without weights.
     """
     how = RawSettings() if settings is None else settings
     images, original = _read(files, subject, how)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +16,7 @@ class RawSettings:
     """How raw studies are treated; plain, so that it is read without SimpleITK."""
 
     template: Path | None = None
-    """None: MNI152 of nilearn on 240 × 240 × 155 voxels of 1 mm."""
+    """None: MNI152 on 240 × 240 × 155 voxels of 1 mm."""
     reference: str | None = None
     """Sequence to which the others are registered; None: see `register.choose_reference`."""
     n4: bool = False
@@ -43,6 +44,8 @@ class PrepareSettings(BaseModel):
     """With `raw`: name of a brain mask in every study's folder; None looks for the brain."""
     n4: bool = False
     """With `raw`: take shading out."""
+    label_numbers: Literal["brats2018", "brats2023"] | None = None
+    """What numbers mean in annotations whose layout does not say it; None asks where that is not clear."""
     center: str | None = None
     """One center for all subjects."""
     centers: Path | None = None

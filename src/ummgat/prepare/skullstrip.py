@@ -1,11 +1,7 @@
 """Where the brain is: seen that it is stripped already, given as a mask, or found by deepbet on a T1."""
 
-import contextlib
-import io
-import warnings
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -90,13 +86,14 @@ def odd_volume(mask: Array, grid: Grid) -> str | None:
 
 
 def deepbet_mask(data: Array, grid: Grid, where: str) -> NDArray[np.bool_]:
-    """Find the brain in a T1 or T1ce with deepbet, on the CPU, with the weights inside its wheel.
+    """Find the brain in a T1 or T1ce by the networks of deepbet, on the CPU.
 
     Source: Fisch et al. 2024, trained on T1 only. It stretches the image to 256³ and needs no registration.
 
     Parameters
     ----------
     data : ndarray of shape grid.shape
+        In RAS+ order.
     grid : Grid
     where : str
         The file, for messages.
@@ -107,26 +104,16 @@ def deepbet_mask(data: Array, grid: Grid, where: str) -> NDArray[np.bool_]:
 
     Raises
     ------
-    ImportError
-        deepbet is not installed.
     ValueError
         It found no brain.
+    FileNotFoundError
+        This package came without the networks' weights.
     """
+    from ummgat.prepare.deepbet import brain_of  # torch is needed for this step only
+
     try:
-        from deepbet import BrainExtraction  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except ImportError as error:
-        raise ImportError(
-            f"Skull stripping needs deepbet: {where}. Found {error}; expected the extra. Run pip install 'ummgat[skullstrip]', "
-            "give a brain mask, or strip the skull first, for example with HD-BET or SynthStrip."
-        ) from error
-    image = nib.Nifti1Image(np.asarray(data, np.float32), grid.matrix)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of its own old torch calls
-            _, mask, _ = BrainExtraction(no_gpu=True).run(image)
-    except (AssertionError, ValueError, RuntimeError, IndexError) as error:
+        return check_mask(brain_of(data), grid, where)
+    except ValueError as error:
         raise ValueError(
-            f"No brain found: {where}. Found {str(error) or type(error).__name__} from deepbet; expected a T1 of a whole "
-            "head. Look at the image, or give a brain mask."
+            f"No brain found: {where}. Found {error}; expected a T1 of a whole head. Look at the image, or give a brain mask."
         ) from error
-    return check_mask(np.asarray(mask.dataobj), grid, where)

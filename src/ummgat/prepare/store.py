@@ -24,6 +24,8 @@ def fingerprint(raw: RawStudy, layout: str, settings: PrepareSettings) -> str:
         told = settings.template.stat() if settings.template is not None else None
         template = None if told is None else (told.st_size, told.st_mtime_ns)
         how += ["raw", template, settings.reference, settings.brain_mask, settings.n4]
+    if settings.label_numbers is not None:
+        how += ["label numbers", settings.label_numbers]
     files = {**raw.images, **({"labels": raw.labels} if raw.labels is not None else {})}
     stamps: list[object] = (
         [[name, p.name, p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()]

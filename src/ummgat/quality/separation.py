@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from sklearn.metrics import silhouette_score
 
 from ummgat.quality.codes import ENCODERS, Codes
 
@@ -159,10 +158,29 @@ def _interval(right: list[tuple[str, str, float]], people: list[str]) -> tuple[f
 
 
 def silhouette(vectors: Vectors, labels: Names) -> float:
-    """Mean silhouette width of labels (Rousseeuw 1987), Euclidean on scaled columns; NaN where it does not exist."""
-    if not 2 <= len(np.unique(labels)) < len(labels):
+    """Mean silhouette width of labels (Rousseeuw 1987), Euclidean on scaled columns; NaN where it does not exist.
+
+    Examples
+    --------
+    >>> round(silhouette(np.array([[0.0], [1.0], [9.0], [10.0]]), np.array(["a", "a", "b", "b"])), 4)
+    0.8885
+    """
+    names = np.unique(labels)
+    if not 2 <= len(names) < len(labels):
         return float("nan")
-    return float(silhouette_score(scaled(vectors, vectors), labels, metric="euclidean"))
+    vectors = scaled(vectors, vectors)
+    groups = [vectors[labels == name] for name in names]
+    widths: list[NDArray[np.float64]] = []
+    for at, group in enumerate(groups):
+        # Sums of distances to each group: a row's own counts one row less, itself.
+        sums = np.stack([cdist(group, other).sum(1) for other in groups])
+        sizes = np.array([len(other) for other in groups])
+        within = sums[at] / max(sizes[at] - 1, 1)
+        nearest = (np.delete(sums, at, 0) / np.delete(sizes, at)[:, None]).min(0)
+        larger = np.maximum(within, nearest)
+        width = np.where(larger > 0, (nearest - within) / np.where(larger > 0, larger, 1.0), 0.0)
+        widths.append(width if len(group) > 1 else np.zeros(1))  # alone in its group: 0 by definition
+    return float(np.concatenate(widths).mean())
 
 
 def separation(found: Codes) -> list[dict[str, Any]]:

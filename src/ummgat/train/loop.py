@@ -1,7 +1,7 @@
 """The training loop: who learns when is in `step`, what survives a crash in `state`.
 
-A run folder holds config.json, draw.json, log.jsonl, validation.jsonl, tensorboard/, checkpoint.safetensors (resume),
-model.safetensors (best so far by `validate`) and last.safetensors (end of the run).
+A run folder holds config.json, draw.json, log.jsonl, validation.jsonl, checkpoint.safetensors (resume),
+model.safetensors (best so far by `validate`) and last.safetensors (end of the run); tensorboard/ too where it is installed.
 """
 
 import json
@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -338,6 +339,10 @@ def _estimate(
 
 
 def _tensorboard(out: Path, step: int) -> Any:
+    """A writer of curves and pictures; None without TensorBoard, which is an extra: `log.jsonl` holds every number."""
+    if find_spec("tensorboard") is None:
+        log.info("No curves for TensorBoard, which is not installed (pip install 'ummgat[tensorboard]'); see log.jsonl")
+        return None
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed by the first process only
 
     return SummaryWriter(str(out / "tensorboard"), purge_step=step)

@@ -6,8 +6,10 @@ from ummgat.core.config import Config
 from ummgat.core.draw import load_draw
 from ummgat.core.files import read_json
 from ummgat.core.tensors import load_tensors, without_prefix
+from ummgat.model.atlas import cropped
+from ummgat.model.discriminator import Discriminator
 from ummgat.model.networks import build_networks
-from ummgat.model.weights import load_model, save_model
+from ummgat.model.weights import TrainedModel, load_model, save_model
 from ummgat.train.state import FORMAT
 
 
@@ -43,6 +45,13 @@ def pack(run: Path, out: Path, model: str = "model.safetensors") -> Path:
     nets = build_networks(config.model, len(load_draw(run / "draw.json").domains), seed=0)
     assert nets.discriminator is not None
     nets.discriminator.load_state_dict(without_prefix("nets.discriminator", tensors))
-    trained.nets.discriminator = nets.discriminator
-    save_model(out, trained, half=True)
+    return save_packed(out, trained, nets.discriminator)
+
+
+def save_packed(out: Path, model: TrainedModel, discriminator: Discriminator) -> Path:
+    """Export with 16-bit floats and D, the atlas in a frame no larger than it need be."""
+    model.nets.discriminator = discriminator
+    if model.atlas is not None:
+        model.atlas = cropped(model.atlas)
+    save_model(out, model, half=True)
     return out
