@@ -48,6 +48,15 @@ NiftiName = Annotated[str, AfterValidator(_nifti)]
 """A field of a record that becomes the name of a file inside the folder of the record."""
 
 
+def require_no_link(folder: Path) -> None:
+    """Raise ValueError where results would go into a folder that is a link, and so lie elsewhere."""
+    if Path(folder).is_symlink():
+        raise ValueError(
+            f"Output would lie elsewhere: {folder}. Found a link to {Path(folder).readlink()}; expected a folder. Copy it here, "
+            "or work in the place that it leads to."
+        )
+
+
 def inside(folder: Path, name: str) -> Path:
     """`folder / name`, once more checked where something is about to be written or replaced.
 

@@ -159,10 +159,20 @@ class StudyRecord(_Record):
         unknown = sorted(set(self.images) - set(SEQUENCES))
         if unknown:
             raise ValueError(f"images: found {', '.join(map(repr, unknown))}; expected some of {', '.join(SEQUENCES)}")
+        acquired = [image.file for image in self.images.values() if image.kind == "acquired"]
+        made = sorted(
+            name for name in (*acquired, self.labels_file, self.brain_mask_file) if name and "_generated" in name
+        )
+        if made:
+            raise ValueError(
+                f"found the name of a generated image: {', '.join(made)}; expected other names for what is none"
+            )
         names = [image.file for image in self.images.values()] + [self.labels_file, self.brain_mask_file]
         folded = [name.casefold() for name in names if name is not None]
         if len(set(folded)) < len(folded):
-            raise ValueError(f"one file stands for two things: found {', '.join(sorted(folded))}; expected each name once")
+            raise ValueError(
+                f"one file stands for two things: found {', '.join(sorted(folded))}; expected each name once"
+            )
         return self
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.extras import need
 from ummgat.core.files import explained_full_disk, replaced_folder, require_new
+from ummgat.core.paths import inside
 from ummgat.core.stamp import STAMP, fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import AlignmentRecord
 from ummgat.core.volume import Grid, read_volume

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from ummgat.core.files import csv_text, read_json, write_json, write_text
+from ummgat.core.files import atomic_path, csv_text, read_json, write_json, write_text
 from ummgat.core.version import __version__
 from ummgat.evaluate.results import Row, read_results
 from ummgat.evaluate.statistics import smallest_p
@@ -141,10 +141,12 @@ def _keep(out: Path, name: str, figure: Figure | Path) -> str:
     """Write PNG and SVG of a figure, or a copy of a picture; returns the PNG in base64."""
     out.mkdir(parents=True, exist_ok=True)
     if isinstance(figure, Path):
-        shutil.copyfile(figure, out / f"{name}.png")
+        with atomic_path(out / f"{name}.png") as temporary:
+            shutil.copyfile(figure, temporary)
     else:
         for kind in ("png", "svg"):
             data = io.BytesIO()
             figure.savefig(data, format=kind, dpi=130)
-            (out / f"{name}.{kind}").write_bytes(data.getvalue())
+            with atomic_path(out / f"{name}.{kind}") as temporary:
+                temporary.write_bytes(data.getvalue())
     return base64.b64encode((out / f"{name}.png").read_bytes()).decode("ascii")

@@ -11,6 +11,7 @@ from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ummgat.core.files import append_text
 from ummgat.core.metrics import dice
 from ummgat.core.study import REGIONS, Study, require_spacing
 from ummgat.core.tensors import (
@@ -105,8 +106,7 @@ def train_segmenter(
         if step % SAVE_EVERY == 0 or step == config.iterations:
             _save(checkpoint, net, optimizer, identity, step)
         if step % 50 == 0:
-            with (out / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "loss": round(loss.item(), 5)}) + "\n")
+            append_text(out / "log.jsonl", json.dumps({"step": step, "loss": round(loss.item(), 5)}) + "\n")
         if on_step:
             on_step(step, loss.item())
     segmenter = UnetSegmenter(net.eval().requires_grad_(False), config, {})

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ummgat.core.config import Config
 from ummgat.core.domain import DomainTable
 from ummgat.core.draw import Draw
-from ummgat.core.files import write_json
+from ummgat.core.files import append_text, write_json, write_text
 from ummgat.core.matching import intensity_histogram
 from ummgat.core.study import Study
 from ummgat.model.asked import asked_brightness, thresholds
@@ -445,8 +445,7 @@ def translated_grid(model: TrainedModel, probe: Probe) -> NDArray[np.float32] | 
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append_text(path, json.dumps(record) + "\n")
 
 
 def _cut_log(path: Path, step: int) -> None:
@@ -464,4 +463,4 @@ def _cut_log(path: Path, step: int) -> None:
                 yield line + "\n"
 
     kept = "".join(lines())
-    path.write_text(kept, encoding="utf-8")
+    write_text(path, kept)
