@@ -8,8 +8,9 @@ import numpy as np
 
 from ummgat.check.checker import Checker
 from ummgat.check.judge import judge_cohort
-from ummgat.check.measure import digest, measure
+from ummgat.check.measure import measure
 from ummgat.check.page import write_page
+from ummgat.core.data_marks import digest
 from ummgat.core.each import Progress, Report, each, named
 from ummgat.core.files import FULL, write_json
 from ummgat.core.paths import require_no_link
