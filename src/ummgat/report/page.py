@@ -3,7 +3,7 @@
 import base64
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ummgat.core.version import __version__
 from ummgat.evaluate.results import Row, read_results
 from ummgat.evaluate.statistics import smallest_p
 from ummgat.evaluate.tables import automatic, cells, paper_dice, wins
+from ummgat.evaluate.unfinished import missing_rows
 from ummgat.model.weights import load_model
 from ummgat.report.card import model_card
 from ummgat.report.images import image_sections
@@ -34,7 +35,7 @@ def build_report(
     results: Path,
     out: Path,
     calibration: Path | None = None,
-    dataset: str | None = "BraTS2019",
+    dataset: str | None = None,
     shifts: Sequence[Path] = (),
     model: Path | None = None,
     notes: str = "",
@@ -50,7 +51,7 @@ def build_report(
     calibration : Path, optional
         The same of the selection part: per scenario it chooses the substitute of the row `auto`. Without it there is none.
     dataset : str, optional
-        Whose rows of the paper to print beside ours.
+        Whose rows of the paper to print beside ours. Default: none, since they are of other subjects, segmenters and voxels.
     shifts : sequence of Path
         Folders that `ummgat cross-center` wrote.
     model : Path, optional
@@ -84,7 +85,8 @@ def build_report(
     for other in sorted({row["grid_mm"] for row in rows} - {grid}, key=float):
         sections.append(_finer(_on(other, rows), other, grid))
     who, *images = image_sections(results)
-    sections = [who, *sections, *images]
+    lacking = missing_rows(rows, list(settings.get("subjects", ())))
+    sections = [*_unfinished(lacking), who, *sections, *images]
     sections += [shift_section(folder) for folder in shifts]
     subjects = sorted({s for c in table for s in c.dice})
     facts = {
@@ -102,6 +104,7 @@ def build_report(
         },
         "both_empty": sum(1 for row in rows if float(row["true_ml"]) == 0 == float(row["found_ml"])),
         "who": WHO.get(settings["part"], ""),
+        "lacking": len({line["subject"] for line in lacking}),
         "seen": len(settings.get("in_training_part", ())),
         "settings": settings,
         "version": __version__,
@@ -121,6 +124,19 @@ def build_report(
     html = environment.from_string(template).render(facts=facts, sections=shown, pictures=pictures)
     write_text(out / "report.html", html)
     return out / "report.html"
+
+
+def _unfinished(lacking: Sequence[Mapping[str, str]]) -> list[Section]:
+    """What is not there, before anything that rests on the rest."""
+    if not lacking:
+        return []
+    subjects = list(dict.fromkeys(line["subject"] for line in lacking))
+    note = (
+        f"UNFINISHED: rows are missing of {len(subjects)} subjects ({', '.join(subjects[:10])}{', …' if len(subjects) > 10 else ''}). "
+        "Rows of a table may be of different subjects, as their n tells; wins and tests count the subjects that both sides have. "
+        "Run the same `ummgat evaluate` again: it goes on where it was, and says which subjects fail and why."
+    )
+    return [Section("What is missing", [note], {"missing_rows": [dict(line) for line in lacking]}, group="subject")]
 
 
 def _on(grid: str, rows: Sequence[Row]) -> list[Row]:
