@@ -15,6 +15,7 @@ from export_world import OTHER, PETRA, asymmetric, labels_on, make_source, write
 from ummgat.cli import app
 from ummgat.core.stamp import STAMP
 from ummgat.core.volume import read_volume, write_volume
+from ummgat.export.cohort import unused_labels
 from ummgat.intake.convert import convert
 from ummgat.intake.sheet import read_sheet
 from ummgat.phantom.dicom import write_series
@@ -307,6 +308,35 @@ def test_whole_tumour_labels_become_one_segment(world):
     assert (segment.SegmentLabel, segment.SegmentAlgorithmName) == ("Whole tumour", "nnU-Net")
     identified = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert identified.AlgorithmVersion == "2.5"
+
+
+@pytest.mark.parametrize("names", [(), ("s001.nii.gz",), ("S001_labels.nii.gz", "S001_t1_seg.nii.gz"), ("S0011.nii",)])
+def test_a_folder_of_label_maps_of_nobody_is_refused(world, names):
+    folder, source = world
+    (folder / "labels").mkdir()
+    for name in names:
+        write_volume(folder / "labels" / name, labels_on(source.grid.shape), source.grid)
+    result = export(folder, "--labels", folder / "labels", "--labels-by", "nnU-Net 2.5")
+    assert result.exit_code == 2
+    assert "No label map fits a study" in result.stderr
+    assert all(name in result.stderr for name in names)
+    assert "S001.nii.gz" in result.stderr
+    assert not (folder / "out").exists()
+
+
+def test_label_maps_of_nobody_and_studies_without_one_are_named(world):
+    folder, source = world
+    (folder / "labels").mkdir()
+    for name in ("S001.nii.gz", "S01.nii.gz"):
+        write_volume(folder / "labels" / name, labels_on(source.grid.shape), source.grid)
+    assert unused_labels(folder / "labels", folder / "completed") == (["S01.nii.gz"], [])
+    shutil.copytree(folder / "completed" / "S001", folder / "completed" / "S002")
+    assert unused_labels(folder / "labels", folder / "completed") == (["S01.nii.gz"], ["S002"])
+    shutil.rmtree(folder / "completed" / "S002")
+    result = export(folder, "--labels", folder / "labels", "--labels-by", "nnU-Net 2.5")
+    assert result.exit_code == 0, result.stderr
+    assert "Label maps of no study: S01.nii.gz." in result.stdout
+    assert "Studies without" not in result.stdout
 
 
 @pytest.mark.parametrize("place", ["disc/out", "completed/out", "completed", "."])

@@ -5,8 +5,10 @@ import json
 import re
 
 import pytest
+from typer.testing import CliRunner
 
 from test_tables import row
+from ummgat.cli import app
 from ummgat.evaluate.results import COLUMNS
 from ummgat.report.card import _cell
 from ummgat.report.page import build_report
@@ -36,7 +38,7 @@ def story(n=5):
 
 
 def test_page_tells_wins_tests_and_the_paper(tmp_path):
-    page = build_report(write_results(tmp_path / "ev", story()), tmp_path / "out")
+    page = build_report(write_results(tmp_path / "ev", story()), tmp_path / "out", dataset="BraTS2019")
     html = page.read_text(encoding="utf-8")
     facts = json.loads((tmp_path / "out" / "facts.json").read_text(encoding="utf-8"))
     assert facts["n"] == 5
@@ -52,6 +54,36 @@ def test_page_tells_wins_tests_and_the_paper(tmp_path):
     assert "Holm 0.19" in rows["generate t1"]["WT vs copy"]
     assert "&lt;b&gt;def" in html  # nothing from files becomes markup
     assert not re.search(r'(?:src|href)="(?!data:|#s)', html)
+
+
+def test_numbers_of_the_paper_are_printed_only_when_asked_for(tmp_path):
+    html = build_report(write_results(tmp_path / "ev", story()), tmp_path / "out").read_text(encoding="utf-8")
+    assert "WT paper" not in html
+    assert "UNFINISHED" not in html
+
+
+def unfinished(folder, rows, subjects):
+    """Results of a run that was to evaluate `subjects`."""
+    write_results(folder, rows)
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8")) | {"subjects": subjects}
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def test_a_page_on_an_unfinished_evaluation_says_so_first_and_names_every_gap(tmp_path):
+    whole = story(4)
+    rows = [
+        r for r in whole if not (r["subject"] == "3" and r["method"] in ("generate", "empty") and r["scenario"] == "t2")
+    ]
+    results = unfinished(tmp_path / "ev", rows, ["s0", "s1", "s2", "s3", "s9"])
+    shown = CliRunner().invoke(app, ["report", str(results), str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.output
+    assert "rows of 2 subjects are missing" in " ".join(shown.output.split())
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert html.index("UNFINISHED") < html.index("In short")
+    with (tmp_path / "out" / "missing_rows.csv").open(encoding="utf-8") as file:
+        found = [(r["subject"], r["missing"], r["n"], r["substitutes"]) for r in csv.DictReader(file)]
+    assert found == [("s3", "t2", "2", "empty; generate t1"), ("s9", "all", "all", "all")]
 
 
 def test_auto_appears_with_calibration_only_and_is_chosen_there(tmp_path):
@@ -86,7 +118,7 @@ def test_model_card_holds_short_tables_and_the_notes_and_names_the_files_of_long
     results = write_results(tmp_path / "ev", story())
     settings = json.loads((results / "settings.json").read_text(encoding="utf-8")) | {"model": model.hash}
     (results / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    build_report(results, tmp_path / "out", model=model_path, notes="## Licence\n\nAsk first.")
+    build_report(results, tmp_path / "out", dataset="BraTS2019", model=model_path, notes="## Licence\n\nAsk first.")
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert card.startswith(f"# Model card: {model_path.name}\n")
     assert model.hash in card

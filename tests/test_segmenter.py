@@ -1,10 +1,13 @@
 """The built-in segmenter: its input, its batches, its training and its file."""
 
+import shutil
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from ummgat.core.study import Study
+from ummgat.core.study import Study, load_cohort
 from ummgat.segment import sampling
 from ummgat.segment.sampling import Subject, draw_batch, read_subject
 from ummgat.segment.train import require_spacing, score, train_segmenter
@@ -166,6 +169,19 @@ def test_training_learns_resumes_exactly_and_exports(studies, tmp_path):
     assert 0 <= score(found, selection[0])["WT"] <= 1
     with pytest.raises(ValueError, match=r"Checkpoint belongs to another run: .*Found other config"):
         train_segmenter(TWO.model_copy(update={"seed": 1}), training, selection, tmp_path / "cut")
+
+
+def test_a_segmenter_goes_on_with_its_own_data_only(cohort, studies, tmp_path):
+    folder = shutil.copytree(cohort, tmp_path / "cohort")
+    short = TWO.model_copy(update={"iterations": 2})
+    own = [study for study in load_cohort(folder) if study.subject == studies[0].subject]
+    train_segmenter(short, own, [], tmp_path / "run")
+    path = own[0].folder / own[0].record.labels_file
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.flip(np.asarray(image.dataobj), 0).copy(), image.affine), path)
+    with pytest.raises(ValueError, match=rf"trained on other data: .*1 changed \({own[0].subject}\)"):
+        train_segmenter(short, own, [], tmp_path / "run")
+    train_segmenter(short, own, [], tmp_path / "run", changed_data=True)
 
 
 def test_nobody_trains_and_selects(studies, tmp_path):

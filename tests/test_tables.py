@@ -1,9 +1,12 @@
 """Cells, tests against copies, wins, the automatic choice, and the paper's rows."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ummgat.evaluate.scenarios import fixed_scenarios, substitutes_of
 from ummgat.evaluate.tables import Treatment, automatic, cells, friedman_of, on_common, paper_dice, wins
+from ummgat.evaluate.unfinished import missing_rows
 
 FOUR = ("t1", "t1ce", "t2", "flair")
 
@@ -50,6 +53,46 @@ def test_wins_are_counted_as_printed():
     table = cells(rows)
     assert wins(table, "same-source") == (1, 1, 0)
     assert wins(table, "best") == (0, 1, 1)
+
+
+def test_wins_are_counted_on_the_subjects_that_all_rivals_have():
+    """A killed run: the hard subjects s2 and s3 have one copy and what was generated, but not the better copy."""
+    rows = rows_of("copy", [0.3, 0.3, 0.9, 0.9]) + rows_of("copy", [0.5, 0.5], source="flair")
+    rows += rows_of("generate", [0.4, 0.4, 0.95, 0.95])
+    table = cells(rows)
+    assert wins(table, "same-source") == (1, 0, 0)
+    assert wins(table, "best") == (0, 0, 1)
+
+
+def test_wins_without_a_common_subject_are_not_counted():
+    rows = [row("a", "copy", 0.5), row("b", "copy", 0.6, source="flair"), row("a", "generate", 0.7)]
+    assert wins(cells(rows), "best") == (0, 0, 0)
+    assert wins(cells(rows), "same-source") == (1, 0, 0)
+
+
+@given(st.sets(st.integers(0, 23)), st.integers(1, 4))
+def test_every_row_taken_out_is_named_and_nothing_else(gone, n_centers):
+    """Four subjects of one to four centers, six segmentations each; only the first center has generated ones."""
+    rows = []
+    for i in range(4):
+        for j, (method, source) in enumerate((("empty", ""), ("copy", "t1"), ("copy", "flair"), ("flood", "t1"))):
+            rows.append((6 * i + j, row(f"s{i}", method, 0.5, source=source) | {"center": f"{i % n_centers}"}))
+        for j, source in enumerate(("t1", "flair")):
+            if i % n_centers == 0:
+                rows.append((6 * i + 4 + j, row(f"s{i}", "generate", 0.5, source=source) | {"center": "0"}))
+    kept = [r for number, r in rows if number not in gone]
+    found = missing_rows(kept, [f"s{i}" for i in range(4)])
+    told = {(line["subject"], what) for line in found for what in line["substitutes"].split("; ")}
+    there = {r["subject"] for r in kept}
+    methods = {(r["method"], r["source"]) for r in kept}
+    for number, r in rows:
+        what = (r["subject"], f"{r['method']} {r['source']}".strip())
+        if r["subject"] not in there:
+            assert (r["subject"], "all") in told
+        elif number in gone and (r["method"], r["source"]) in methods:
+            assert what in told
+        else:
+            assert what not in told
 
 
 def test_random_scenario_is_one_cell_per_rule_whatever_the_sources():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -318,6 +319,69 @@ def test_checkpoint_of_other_domains_is_refused(go, strict_draw):
     other = strict_draw.model_copy(update={"domains": DOMAINS[::-1]})
     with pytest.raises(ValueError, match=r"Found different draw; expected the same settings"):
         go(draw=other, train__iterations=1)
+
+
+def moved_voxels(folder, subject, sequence):
+    path = folder / subject / f"{sequence}.nii"
+    image = nib.load(path)
+    data = np.asarray(image.dataobj)
+    nib.save(nib.Nifti1Image(np.where(data > 0, 256 - data.astype(int), 0).astype(np.uint8), image.affine), path)
+
+
+def removed_annotation(folder, subject, sequence):
+    record = json.loads((folder / subject / "study.json").read_text(encoding="utf-8"))
+    write_json(folder / subject / "study.json", record | {"labels_file": None})
+
+
+def shifted_grid(folder, subject, sequence):
+    record = json.loads((folder / subject / "study.json").read_text(encoding="utf-8"))
+    record["original_grid"]["affine"][0][3] += 1.0
+    record["grid"]["affine"][0][3] += 1.0
+    write_json(folder / subject / "study.json", record)
+
+
+@pytest.mark.parametrize("change", [moved_voxels, removed_annotation, shifted_grid])
+@pytest.mark.parametrize("part", ["train", "selection"])
+def test_a_run_goes_on_with_its_own_data_only(cohort, strict_draw, tmp_path, change, part):
+    folder = shutil.copytree(cohort, tmp_path / "cohort")
+    subject = min(strict_draw.train) if part == "train" else strict_draw.selection[0]
+    sequence = strict_draw.train[subject][0] if part == "train" else "t2"
+
+    def run(steps, **options):
+        studies, out = load_cohort(folder), tmp_path / "run"
+        return train(tiny_config(train__iterations=steps), studies, strict_draw, out, accelerator="cpu", **options)
+
+    run(1)
+    change(folder, subject, sequence)
+    before = digest(tmp_path / "run" / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match=rf"trained on other data: .*Found 1 changed \({subject}\)") as caught:
+        run(2)
+    assert "--changed-data" in str(caught.value)
+    assert digest(tmp_path / "run" / "checkpoint.safetensors") == before
+    best = run(2, changed_data=True)
+    assert load_model(best.with_name("last.safetensors")).training.get("data_changed_after") == [1]
+    assert checkpoint_of(tmp_path / "run")[1]["data_changed"] == [1]
+    run(3)  # it now knows the present data, and asks no more
+
+
+def test_what_a_run_never_sees_may_change(cohort, strict_draw, tmp_path):
+    folder = shutil.copytree(cohort, tmp_path / "cohort")
+    for steps in (1, 2):
+        train(
+            tiny_config(train__iterations=steps), load_cohort(folder), strict_draw, tmp_path / "run", accelerator="cpu"
+        )
+        subject = strict_draw.test[0]
+        moved_voxels(folder, subject, "t2")
+    assert checkpoint_of(tmp_path / "run")[1]["step"] == 2
+
+
+def test_a_checkpoint_that_does_not_know_its_data_goes_on_and_says_so(go, caplog):
+    run = go(train__iterations=1)
+    tensors, metadata = checkpoint_of(run)
+    del metadata["data"]
+    save_tensors(run / "checkpoint.safetensors", tensors, metadata)
+    go(train__iterations=2)
+    assert "does not say what it was trained on" in caplog.text
 
 
 def test_damaged_checkpoint_is_named(go):

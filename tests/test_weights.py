@@ -1,7 +1,10 @@
 import errno
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +54,38 @@ def model():
 def path(model, tmp_path):
     save_model(tmp_path / "model.safetensors", model)
     return tmp_path / "model.safetensors"
+
+
+SAVED = """
+import sys, torch
+from ummgat.core.tensors import save_tensors
+save_tensors(
+    sys.argv[1],
+    {"b": torch.ones(3).half(), "a": torch.ones(2), "é": torch.ones(5).byte()},
+    {"format": "f", "version": "1", "domains": ["A/t1"], "config": {"x": 1}, "criteria": {}, "training": {"née": None}, "step": 3},
+)
+"""
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    """Also in another process, which orders sets and hash maps otherwise."""
+    files = []
+    for seed in ("1", "2", "3"):
+        files.append(tmp_path / f"{seed}.safetensors")
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", SAVED, str(files[-1])], check=True, env=environment)
+    assert len({file.read_bytes() for file in files}) == 1
+    tensors, metadata = load_tensors(files[0], "f")
+    assert (metadata["training"], metadata["step"], metadata["domains"]) == ({"née": None}, 3, ["A/t1"])
+    assert {name: len(tensor) for name, tensor in tensors.items()} == {"a": 2, "b": 3, "é": 5}
+
+
+def test_a_model_saved_twice_has_one_hash(model, tmp_path):
+    hashes = set()
+    for i in range(8):  # seven entries of metadata: chance alone gives one order eight times in 10^25 cases
+        save_model(tmp_path / f"{i}.safetensors", model)
+        hashes.add(file_hash(tmp_path / f"{i}.safetensors"))
+    assert len(hashes) == 1
 
 
 def test_what_was_exported_comes_back(model, path):

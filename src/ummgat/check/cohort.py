@@ -8,10 +8,12 @@ import numpy as np
 
 from ummgat.check.checker import Checker
 from ummgat.check.judge import judge_cohort
-from ummgat.check.measure import digest, measure
+from ummgat.check.measure import measure
 from ummgat.check.page import write_page
+from ummgat.core.data_marks import digest
 from ummgat.core.each import Progress, Report, each, named
 from ummgat.core.files import FULL, write_json
+from ummgat.core.paths import require_no_link
 from ummgat.core.study import ChecksRecord, FindingRecord, Study, load_cohort, load_study
 
 PAGE = "checks.html"
@@ -82,9 +84,10 @@ def check_cohort(
             try:
                 if study.record.checks != record:
                     study.record.checks = record
+                    require_no_link(study.folder)
                     write_json(study.folder / "study.json", study.record.model_dump(mode="json"))
-            except OSError as error:
-                if error.errno in FULL:
+            except (ValueError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in FULL:
                     raise
                 report.failed[study.subject] = str(error)
     report.page = write_page(Path(cohort) / PAGE, studies, report.findings, report.failed, checker.reference)

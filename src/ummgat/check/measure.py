@@ -1,6 +1,5 @@
 """Everything that is measured in one study, as plain numbers that `study.json` can hold."""
 
-import hashlib
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +12,7 @@ from ummgat.check.network import CLASSES, look_at
 from ummgat.check.pairs import compare
 from ummgat.check.shape import outline, rim
 from ummgat.check.slices import standard_slices
+from ummgat.core.data_marks import digest
 from ummgat.core.study import Study
 from ummgat.core.volume import Grid
 
@@ -52,11 +52,6 @@ def measure_volumes(volumes: Volumes, grid: Grid, checker: Checker) -> dict[str,
             for a, b in combinations(volumes, 2)
         },
     }
-
-
-def digest(volume: NDArray[np.uint8]) -> str:
-    """First 16 hex digits of the SHA-256 of a volume's voxels."""
-    return hashlib.sha256(np.ascontiguousarray(volume).tobytes()).hexdigest()[:16]
 
 
 def _rounded(value: float) -> float:

@@ -37,7 +37,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write completed studies as DICOM or BIDS derivatives. Every generated image says SYNTHETIC in its header."""
-    from ummgat.export.cohort import Segmentations, export_bids, export_dicom
+    from ummgat.export.cohort import Segmentations, export_bids, export_dicom, unused_labels
     from ummgat.export.seg import Algorithm
 
     only_dicom = {"--source": source, "--sheet": sheet, "--deidentify": deidentify, "--mark": mark, "--labels": labels}
@@ -88,5 +88,10 @@ def export(
         errors.print(
             "These DICOM files name the patient, as their source does. --deidentify leaves that out.", soft_wrap=True
         )
+    if segmentations is not None:
+        others, without = unused_labels(segmentations.place, completed)
+        for what, names in (("Label maps of no study", others), ("Studies without a label map", without)):
+            if names:
+                say(f"{what}: {', '.join(names)}.")
     say(f"{report.counts('studies exported')}: {out}.")
     report_failures(report.failed)

@@ -37,3 +37,7 @@ N4 = Annotated[bool, typer.Option("--n4", help="With --raw: take the shading of 
 Checks = Annotated[
     Path | None, typer.Option(help="Learnt checks from `ummgat train-checks`. Default: the bundled ones.")
 ]
+
+ChangedData = Annotated[
+    bool, typer.Option("--changed-data", help="Go on with a run although its studies are not those that it began with.")
+]

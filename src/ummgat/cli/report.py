@@ -18,8 +18,8 @@ def report(
     ] = None,
     paper: Annotated[
         Literal["BraTS2019", "UCSF-PDGM", "BraTS2023-MEN", "none"],
-        typer.Option(help="Whose published rows to print too."),
-    ] = "BraTS2019",
+        typer.Option(help="Whose published rows to print too: of other subjects, segmenters and voxels."),
+    ] = "none",
     cross: Annotated[
         list[Path] | None, typer.Option(help="Folder written by `ummgat cross-center`. May be repeated.")
     ] = None,
@@ -32,7 +32,7 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an evaluation into one page with tables, tests and figures that opens without a network."""
-    from ummgat.core.files import require_new
+    from ummgat.core.files import read_json, require_new
     from ummgat.report.page import build_report
 
     if notes is not None and model is None:
@@ -42,4 +42,7 @@ def report(
     text = "" if notes is None else notes.read_text(encoding="utf-8")
     require_new(out, overwrite)
     page = build_report(results, out, calibration, None if paper == "none" else paper, cross or (), model, text)
+    lacking = read_json(out / "facts.json")["lacking"]
+    if lacking:
+        say(f"UNFINISHED: rows of {lacking} subjects are missing, see missing_rows.csv. Run `ummgat evaluate` again.")
     say(f"Report: {page}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ummgat.cli.bars import print_estimate, training_progress
-from ummgat.cli.options import Accelerator, Device
+from ummgat.cli.options import Accelerator, ChangedData, Device
 from ummgat.cli.terminal import command, console, fail, say
 
 
@@ -23,6 +23,7 @@ def train(
     start_from: Annotated[
         Path | None, typer.Option(help="Model whose weights a new run starts with: same networks, same domains.")
     ] = None,
+    changed_data: ChangedData = False,
     device: Device = "auto",
     accelerator: Accelerator = None,
     dry_run: Annotated[
@@ -58,6 +59,7 @@ def train(
                 out,
                 accelerator=device,
                 start_from=start_from,
+                changed_data=changed_data,
                 on_estimate=lambda e: print_estimate(e, settings.train.iterations),
                 on_step=on_step,
             )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ummgat.cli.options import Accelerator, Device
+from ummgat.cli.options import Accelerator, ChangedData, Device
 from ummgat.cli.terminal import comma_list, command, progress, say, split
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def train_segmenter(
         typer.Option(help="Cross-fit: so many segmenters, each blind to a part of all subjects of the draw."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    changed_data: ChangedData = False,
     device: Device = "auto",
     accelerator: Accelerator = None,
 ) -> None:
@@ -64,7 +65,7 @@ def train_segmenter(
     studies = [s for s in load_cohort(data) if only is None or s.center in only]
     on = torch.device(choose_device(accelerator or device))
     if folds is not None:
-        _cross_fit(config, [s for s in studies if s.subject in wanted.subjects], folds, out, on)
+        _cross_fit(config, [s for s in studies if s.subject in wanted.subjects], folds, out, on, changed_data)
         return
     training = [s for s in studies if s.subject in wanted.train]
     selection = [s for s in studies if s.subject in wanted.selection]
@@ -76,6 +77,7 @@ def train_segmenter(
             out,
             on,
             on_step=lambda step, loss: update(step, iterations, f"loss {loss:.3f}"),
+            changed_data=changed_data,
         )
     for subject, scores in load_segmenter(path).training["selection_dice"].items():
         say(f"{subject}: Dice " + ", ".join(f"{region} {value:.3f}" for region, value in scores.items()))
@@ -83,7 +85,12 @@ def train_segmenter(
 
 
 def _cross_fit(
-    config: "SegmenterConfig", studies: "Sequence[Study]", folds: int, out: Path, device: "torch.device"
+    config: "SegmenterConfig",
+    studies: "Sequence[Study]",
+    folds: int,
+    out: Path,
+    device: "torch.device",
+    changed_data: bool,
 ) -> None:
     from ummgat.segment.train import train_folds
 
@@ -95,6 +102,7 @@ def _cross_fit(
             out,
             device,
             lambda step, loss: update(step, folds * config.iterations, f"loss {loss:.3f}"),
+            changed_data,
         )
     for subject, scores in sorted(held_back.items()):
         say(f"{subject}, held back: Dice " + ", ".join(f"{region} {value:.3f}" for region, value in scores.items()))

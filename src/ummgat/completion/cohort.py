@@ -19,6 +19,7 @@ from ummgat.completion.native import image_name, native_brain, write_native, wri
 from ummgat.core.domain import Domain, check_sequence
 from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.files import explained_full_disk, remove_leftovers, replaced_folder, write_json
+from ummgat.core.paths import inside
 from ummgat.core.placement import disagreement, header_of, placement_of
 from ummgat.core.stamp import fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import ImageRecord, Study, load_cohort, load_study, write_study
@@ -210,7 +211,7 @@ def _reference_codes(
 
 def _complete_one(order: _Order, study: Study | RawStudy) -> tuple[list[str], list[str]]:
     """Write one study; generated files and warnings."""
-    folder = order.out / study.subject
+    folder = inside(order.out, study.subject)
     with explained_full_disk(folder), replaced_folder(folder) as temporary:
         if isinstance(study, RawStudy):
             files, generated = _complete_raw(order, study, temporary)
@@ -262,6 +263,7 @@ def _complete_prepared(order: _Order, study: Study, folder: Path) -> tuple[list[
     kept = [] if request.align_to else [study.record.images[q].file for q in study.acquired]
     also = (study.record.labels_file, study.record.brain_mask_file)
     for name in [*kept, *(name for name in also if name)]:
+        study.companion(name)  # refuses what is no volume of this study: whatever it is, it is not passed on
         shutil.copyfile(study.folder / name, folder / name)
     files += write_scanned_space(study, generated, folder, request.align_to)
     write_study(folder, record, new, None)

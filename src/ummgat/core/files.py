@@ -46,7 +46,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its place when the block succeeds and vanishes when not."""
+    """Give a temporary folder beside `path` that takes its place when the block succeeds and vanishes when not.
+
+    A link at `path` is replaced, never followed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
     aside = temporary.with_name(temporary.name + "-old")
@@ -55,15 +58,18 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         umask = os.umask(0)  # mkdtemp makes folders private; give the user's usual permissions
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
-        if path.exists():
+        if os.path.lexists(path):
             path.rename(aside)
         temporary.rename(path)
     except BaseException:  # Ctrl-C included
-        if aside.exists() and not path.exists():
+        if os.path.lexists(aside) and not os.path.lexists(path):
             aside.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.is_symlink() or aside.is_file():
+        aside.unlink()  # a link is taken away, what it leads to stays
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -85,6 +91,34 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str, durable: bool = False) -> None:
+    """Add UTF-8 text to a file, or begin it; with `durable` it is on the disk when this returns.
+
+    Raises
+    ------
+    ValueError
+        There is a link: what it leads to may be anything, and is not written to.
+    """
+    handle = _opened_here(path, os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(handle, "a", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def _opened_here(path: Path, flags: int) -> int:
+    """Open or make a file that is no link; a descriptor."""
+    try:
+        return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if not path.is_symlink():
+            raise
+        raise ValueError(
+            f"Output is a link: {path}. Found a link to {path.readlink()}; expected a file of this folder, or none. Remove it."
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -142,7 +176,10 @@ def exclusive(folder: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with (folder / ".lock").open("w") as file:
+    handle = _opened_here(
+        folder / ".lock", os.O_RDWR
+    )  # nothing is emptied: a foreign folder may hold a file of this name
+    with os.fdopen(handle, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -17,9 +17,11 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ummgat.core.domain import SEQUENCES
 from ummgat.core.files import read_json, write_json
+from ummgat.core.paths import NiftiName, PlainName
 from ummgat.core.placement import Placement
 from ummgat.core.volume import UNREADABLE, Array, Grid, write_volume
 
@@ -55,7 +57,7 @@ class GridRecord(_Record):
 class ImageRecord(_Record):
     """One sequence of a study: where its voxels are and where they come from."""
 
-    file: str
+    file: NiftiName
     """File name inside the study folder."""
     kind: Kind = "acquired"
     source_file: str | None = None
@@ -122,18 +124,18 @@ class StudyRecord(_Record):
     """`study.json`."""
 
     format: Literal["ummgat-study-1"] = "ummgat-study-1"
-    subject: str
-    center: str
+    subject: PlainName
+    center: PlainName
     grid: GridRecord
     """Grid of every file in the folder."""
     original_grid: GridRecord
     """Grid of the images it was prepared from; results go back to it."""
     images: dict[str, ImageRecord]
-    labels_file: str | None = None
+    labels_file: NiftiName | None = None
     """None means nobody annotated this subject, which is not the same as no lesion."""
     labels_regions: Literal["multi", "wt"] = "multi"
     """`wt`: the annotation is one whole-tumour mask, stored as ED; TC and ET are unknown."""
-    brain_mask_file: str | None = None
+    brain_mask_file: NiftiName | None = None
     """With `prepare --raw`: uint8, 1 where the strip found the brain."""
     brain_voxels: int
     crop_lost_voxels: int = 0
@@ -150,6 +152,28 @@ class StudyRecord(_Record):
     """Image file beside the acquired ones that was not understood → sequences that it may show; these are not generated."""
     checks: ChecksRecord | None = None
     """Quality control; None if the study was not checked."""
+
+    @model_validator(mode="after")
+    def _one_file_each(self) -> "StudyRecord":
+        """What becomes a file name has one meaning, so that no file can be written over another."""
+        unknown = sorted(set(self.images) - set(SEQUENCES))
+        if unknown:
+            raise ValueError(f"images: found {', '.join(map(repr, unknown))}; expected some of {', '.join(SEQUENCES)}")
+        acquired = [image.file for image in self.images.values() if image.kind == "acquired"]
+        made = sorted(
+            name for name in (*acquired, self.labels_file, self.brain_mask_file) if name and "_generated" in name
+        )
+        if made:
+            raise ValueError(
+                f"found the name of a generated image: {', '.join(made)}; expected other names for what is none"
+            )
+        names = [image.file for image in self.images.values()] + [self.labels_file, self.brain_mask_file]
+        folded = [name.casefold() for name in names if name is not None]
+        if len(set(folded)) < len(folded):
+            raise ValueError(
+                f"one file stands for two things: found {', '.join(sorted(folded))}; expected each name once"
+            )
+        return self
 
 
 @dataclass(frozen=True)

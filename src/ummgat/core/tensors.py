@@ -13,14 +13,29 @@ from torch.optim import Optimizer
 
 from ummgat.core.files import atomic_path, explained_full_disk
 
+_SIZE_BYTES = 8
+"""A safetensors file begins with the length of its header, little-endian."""
+
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and metadata (each value as JSON)."""
+    """Write tensors and metadata (each value as JSON). The same content gives the same bytes, and so the same hash."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(contiguous, {key: json.dumps(value) for key, value in metadata.items()})
+    data = _ordered(save(contiguous, {key: json.dumps(value) for key, value in metadata.items()}))
     # Written by Python: safetensors' own writer does not say that a disk is full in a way one could react to.
     with explained_full_disk(path), atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its metadata by name: the library writes them in another order each time."""
+    size = int.from_bytes(data[:_SIZE_BYTES], "little")
+    header = json.loads(data[_SIZE_BYTES : _SIZE_BYTES + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (
+        -len(text) % _SIZE_BYTES
+    )  # voxels and weights begin at a multiple of eight bytes, as in every such file
+    return len(text).to_bytes(_SIZE_BYTES, "little") + text + data[_SIZE_BYTES + size :]
 
 
 def load_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.core.each import Progress, Report, each, named, reason
-from ummgat.core.files import csv_text, exclusive, write_json, write_text
+from ummgat.core.files import append_text, csv_text, exclusive, write_json, write_text
 from ummgat.core.metrics import dice, hd95
 from ummgat.core.study import REGIONS, Study
 from ummgat.core.volume import Grid, resample
@@ -45,10 +44,7 @@ class ResultsFile:
     def add(self, rows: Sequence[Row]) -> None:
         """Add all rows of one segmentation in a single write, safe on disk before the next."""
         text = csv_text(rows, COLUMNS, header=not self.path.is_file())
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        append_text(self.path, text, durable=True)
         self.done.add(key_of(rows[0]))
 
     def sort(self, subjects: Sequence[str]) -> None:

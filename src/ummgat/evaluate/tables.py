@@ -96,7 +96,8 @@ def paired(a: Cell, b: Cell) -> Comparison:
 def wins(table: Sequence[Cell], rival: str) -> Wins:
     """Count generated cells (every source and rule) against the copy from the same sources, or the best copy of the scenario.
 
-    Medians are over the subjects that both have: a center whose domains the model lacks has copies and nothing generated.
+    Medians are over the subjects that the generated cell and every copy it is set against have: a center whose domains the
+    model lacks has copies and nothing generated, and an unfinished run has some rows of a subject without the others.
 
     Parameters
     ----------
@@ -109,16 +110,17 @@ def wins(table: Sequence[Cell], rival: str) -> Wins:
         if cell.treatment.method != "generate" or cell.treatment.segmenter != "plain":
             continue
         scenario, source, region = cell.treatment.scenario, cell.treatment.source, cell.region
-        differences = [
-            round(_median_on(cell, common), 3) - round(_median_on(copy, common), 3)
+        rivals = [
+            copy
             for copy in copies
             if copy.treatment.scenario == scenario
             and copy.region == region
             and (rival == "best" or copy.treatment.source == source)
-            and (common := [s for s in cell.dice if s in copy.dice])
         ]
-        if differences:
-            difference = min(differences)  # from the best of them
+        common = [s for s in cell.dice if all(s in copy.dice for copy in rivals)]
+        if rivals and common:
+            best = max(round(_median_on(copy, common), 3) for copy in rivals)
+            difference = round(_median_on(cell, common), 3) - best
             counts[0 if difference > 1e-9 else 2 if difference < -1e-9 else 1] += 1
     return Wins(*counts)
 

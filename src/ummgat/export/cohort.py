@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ummgat.core.each import Progress, Report, each, named, reason
 from ummgat.core.extras import need
 from ummgat.core.files import explained_full_disk, replaced_folder, require_new
+from ummgat.core.paths import inside
 from ummgat.core.stamp import STAMP, fingerprint, stamps, up_to_date, write_stamp
 from ummgat.core.study import AlignmentRecord
 from ummgat.core.volume import Grid, read_volume
@@ -152,7 +153,7 @@ def export_dicom(
     for package in ("pydicom", *(["highdicom"] if segmentations else [])):
         need(package, "dicom")
     folders = named(completed_folders(completed), lambda folder: folder.name)
-    places = {subject: out / subject for subject in folders}
+    places = {subject: inside(out, subject) for subject in folders}
     _check_out(out, overwrite, places.values(), completed, source)
     sources = find_sources(source, sheet)
     if sources.one_patient and len(folders) > 1:
@@ -165,6 +166,8 @@ def export_dicom(
             f"One label map for several studies: {segmentations.place}. Found {len(folders)} studies; expected one. Give a folder "
             "of files called <subject>.nii.gz."
         )
+    if segmentations:
+        _require_fitting_labels(segmentations, folders)
     report = ExportReport()
     what = ["dicom", deidentify, mark, sorted(str(c.series.series_uid) for c in sources.candidates)]
     if segmentations:
@@ -281,13 +284,43 @@ def _labels_of(subject: str, segmentations: Segmentations) -> Path | None:
     place = segmentations.place
     if place.is_file():
         return place
-    names = [f"{subject}{middle}.nii{end}" for middle in ("", "_seg") for end in (".gz", "")]
-    found = [place / name for name in names if (place / name).is_file()]
+    found = [place / name for name in label_names(subject) if (place / name).is_file()]
     if len(found) > 1:
         raise ValueError(
             f"Two label maps for one study: {subject}. Found {' and '.join(p.name for p in found)}; expected one. Move one away."
         )
     return found[0] if found else None
+
+
+def unused_labels(place: Path, completed: Path) -> tuple[list[str], list[str]]:
+    """Label maps of a folder that are of no study, and studies that have none; names, sorted. A single file is of its study."""
+    if place.is_file():
+        return [], []
+    return _unused(place, [folder.name for folder in completed_folders(completed)])
+
+
+def _unused(place: Path, subjects: Iterable[str]) -> tuple[list[str], list[str]]:
+    names = {path.name for path in place.glob("*.nii*") if path.is_file()}
+    of = {subject: {name for name in label_names(subject) if name in names} for subject in subjects}
+    return sorted(names - set().union(*of.values())), sorted(subject for subject, own in of.items() if not own)
+
+
+def label_names(subject: str) -> list[str]:
+    """What a label map of a subject may be called."""
+    return [f"{subject}{middle}.nii{end}" for middle in ("", "_seg") for end in (".gz", "")]
+
+
+def _require_fitting_labels(segmentations: Segmentations, subjects: Mapping[str, Path]) -> None:
+    """Refuse a folder of label maps of which none is of a study."""
+    place = segmentations.place
+    if place.is_file():
+        return
+    others, without = _unused(place, subjects)
+    if len(without) == len(subjects):
+        raise ValueError(
+            f"No label map fits a study: {place}. Found {', '.join(others[:5]) or 'no NIfTI file'}{', …' if len(others) > 5 else ''}; "
+            f"expected {' or '.join(label_names(next(iter(subjects)))[::2])} and the like. Rename them, or choose another folder."
+        )
 
 
 def _write_labels(

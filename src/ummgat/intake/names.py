@@ -1,8 +1,6 @@
 """Names that are safe as a folder on any system and as part of a domain."""
 
-import re
-
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+from ummgat.core.paths import is_plain
 
 
 def check_name(name: str, what: str, where: str) -> str:
@@ -21,7 +19,7 @@ def check_name(name: str, what: str, where: str) -> str:
     >>> check_name("Klinik München 2", "center", "--center")
     'Klinik München 2'
     """
-    if not name or name != name.strip() or name[0] == "." or name[-1] == "." or len(name) > 120 or _UNSAFE.search(name):
+    if not is_plain(name):
         raise ValueError(
             f"Unsafe {what} name: {where}. Found {name!r}; expected 1 to 120 characters that do not start or end with a "
             f'dot or a space and contain none of / \\ : * ? " < > |. Rename the {what}.'

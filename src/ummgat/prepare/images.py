@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ummgat.core.crop import crop_lost_voxels, crop_shape
 from ummgat.core.domain import SEQUENCES, check_sequence
-from ummgat.core.normalise import brain_mask, scale_to_uint8
+from ummgat.core.normalise import Scaled, brain_mask, scale_to_uint8
 from ummgat.core.study import GridRecord, ImageRecord, StudyRecord
 from ummgat.core.volume import FACES, Array, Grid, read_volume, resample, resample_inside
 from ummgat.intake.layouts import LABELS_EITHER, Regions
@@ -114,12 +114,18 @@ def prepare_images(
     for sequence, (data, grid) in raw.items():
         source = images[sequence]
         try:
-            volume, record = _prepare_volume(data, grid, target, str(_where(sequence, images, labels)))
+            volume, scaled = _prepare_volume(data, grid, target, str(_where(sequence, images, labels)))
         except ValueError as error:
             problems.append(str(error))
             continue
-        record.file, record.source_file = f"{sequence}.nii", source.name if isinstance(source, Path) else None
-        volumes[sequence], records[sequence] = volume, record
+        volumes[sequence] = volume
+        records[sequence] = ImageRecord(
+            file=f"{sequence}.nii",
+            source_file=source.name if isinstance(source, Path) else None,
+            intensity_low=scaled.low,
+            intensity_high=scaled.high,
+            clipped_fraction=scaled.clipped_fraction,
+        )
     prepared_labels: NDArray[np.uint8] | None = None
     regions: Regions = "multi"
     if annotation is not None:
@@ -212,17 +218,14 @@ def _try_read(image: Image, name: str, raw: dict[str, tuple[Array, Grid]], probl
         problems.append(str(error))
 
 
-def _prepare_volume(data: Array, grid: Grid, target: Grid, where: str) -> tuple[NDArray[np.uint8], ImageRecord]:
-    """One raw volume (x, y, z) on `grid` → uint8 of shape (plane, row, column) on `target`, and its record (unnamed)."""
+def _prepare_volume(data: Array, grid: Grid, target: Grid, where: str) -> tuple[NDArray[np.uint8], Scaled]:
+    """One raw volume (x, y, z) on `grid` → uint8 of shape (plane, row, column) on `target`, and how it was scaled."""
     data, grid = reorient(data, grid)
     brain = brain_mask(data, where)
     values = resample_inside(data, brain, grid, target)
     inside = resample(brain.astype(np.float32), grid, target) >= 0.5 - 1e-4
     scaled = scale_to_uint8(values, inside, where)
-    record = ImageRecord(
-        file="", intensity_low=scaled.low, intensity_high=scaled.high, clipped_fraction=scaled.clipped_fraction
-    )
-    return scaled.data.T, record
+    return scaled.data.T, scaled
 
 
 def _duplicates(volumes: Mapping[str, NDArray[np.uint8]]) -> list[str]:

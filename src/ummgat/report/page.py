@@ -3,18 +3,19 @@
 import base64
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from ummgat.core.files import csv_text, read_json, write_json, write_text
+from ummgat.core.files import atomic_path, csv_text, read_json, write_json, write_text
 from ummgat.core.version import __version__
 from ummgat.evaluate.results import Row, read_results
 from ummgat.evaluate.statistics import smallest_p
 from ummgat.evaluate.tables import automatic, cells, paper_dice, wins
+from ummgat.evaluate.unfinished import missing_rows
 from ummgat.model.weights import load_model
 from ummgat.report.card import model_card
 from ummgat.report.images import image_sections
@@ -34,7 +35,7 @@ def build_report(
     results: Path,
     out: Path,
     calibration: Path | None = None,
-    dataset: str | None = "BraTS2019",
+    dataset: str | None = None,
     shifts: Sequence[Path] = (),
     model: Path | None = None,
     notes: str = "",
@@ -50,7 +51,7 @@ def build_report(
     calibration : Path, optional
         The same of the selection part: per scenario it chooses the substitute of the row `auto`. Without it there is none.
     dataset : str, optional
-        Whose rows of the paper to print beside ours.
+        Whose rows of the paper to print beside ours. Default: none, since they are of other subjects, segmenters and voxels.
     shifts : sequence of Path
         Folders that `ummgat cross-center` wrote.
     model : Path, optional
@@ -84,7 +85,8 @@ def build_report(
     for other in sorted({row["grid_mm"] for row in rows} - {grid}, key=float):
         sections.append(_finer(_on(other, rows), other, grid))
     who, *images = image_sections(results)
-    sections = [who, *sections, *images]
+    lacking = missing_rows(rows, list(settings.get("subjects", ())))
+    sections = [*_unfinished(lacking), who, *sections, *images]
     sections += [shift_section(folder) for folder in shifts]
     subjects = sorted({s for c in table for s in c.dice})
     facts = {
@@ -102,6 +104,7 @@ def build_report(
         },
         "both_empty": sum(1 for row in rows if float(row["true_ml"]) == 0 == float(row["found_ml"])),
         "who": WHO.get(settings["part"], ""),
+        "lacking": len({line["subject"] for line in lacking}),
         "seen": len(settings.get("in_training_part", ())),
         "settings": settings,
         "version": __version__,
@@ -124,6 +127,19 @@ def build_report(
     return out / "report.html"
 
 
+def _unfinished(lacking: Sequence[Mapping[str, str]]) -> list[Section]:
+    """What is not there, before anything that rests on the rest."""
+    if not lacking:
+        return []
+    subjects = list(dict.fromkeys(line["subject"] for line in lacking))
+    note = (
+        f"UNFINISHED: rows are missing of {len(subjects)} subjects ({', '.join(subjects[:10])}{', …' if len(subjects) > 10 else ''}). "
+        "Rows of a table may be of different subjects, as their n tells; wins and tests count the subjects that both sides have. "
+        "Run the same `ummgat evaluate` again: it goes on where it was, and says which subjects fail and why."
+    )
+    return [Section("What is missing", [note], {"missing_rows": [dict(line) for line in lacking]}, group="subject")]
+
+
 def _on(grid: str, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["grid_mm"] == grid]
 
@@ -142,10 +158,12 @@ def _keep(out: Path, name: str, figure: Figure | Path) -> str:
     """Write PNG and SVG of a figure, or a copy of a picture; returns the PNG in base64."""
     out.mkdir(parents=True, exist_ok=True)
     if isinstance(figure, Path):
-        shutil.copyfile(figure, out / f"{name}.png")
+        with atomic_path(out / f"{name}.png") as temporary:
+            shutil.copyfile(figure, temporary)
     else:
         for kind in ("png", "svg"):
             data = io.BytesIO()
             figure.savefig(data, format=kind, dpi=130)
-            (out / f"{name}.{kind}").write_bytes(data.getvalue())
+            with atomic_path(out / f"{name}.{kind}") as temporary:
+                temporary.write_bytes(data.getvalue())
     return base64.b64encode((out / f"{name}.png").read_bytes()).decode("ascii")

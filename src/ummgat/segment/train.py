@@ -11,6 +11,8 @@ from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ummgat.core.data_marks import require_same_data, study_mark
+from ummgat.core.files import append_text
 from ummgat.core.metrics import dice
 from ummgat.core.study import REGIONS, Study, require_spacing
 from ummgat.core.tensors import (
@@ -43,6 +45,7 @@ def train_segmenter(
     device: torch.device | None = None,
     on_step: OnStep | None = None,
     told: Mapping[str, Any] | None = None,
+    changed_data: bool = False,
 ) -> Path:
     """Train on annotated studies; the same call goes on where a killed one was.
 
@@ -57,6 +60,8 @@ def train_segmenter(
         Run folder: `segmenter.safetensors`, `checkpoint.safetensors`, `log.jsonl`.
     told : mapping, optional
         Further facts to keep in the exported file, see `train_folds`.
+    changed_data : bool
+        Go on although studies are not those that the run in `out` began with.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def train_segmenter(
     Raises
     ------
     ValueError
-        Subjects that cannot train it, in both parts, at another spacing, or a folder of another run.
+        Subjects that cannot train it, in both parts, at another spacing, or a folder of another run or of other data.
     FloatingPointError
         If the loss is not finite; the last checkpoint is kept.
     """
@@ -84,8 +89,11 @@ def train_segmenter(
     net = build_unet(config).to(device)
     optimizer = AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     identity: dict[str, object] = {"config": config.model_dump(mode="json"), "subjects": [s.subject for s in training]}
+    marks = {study.subject: study_mark(study, config.sequences) for study in training}
     checkpoint = out / "checkpoint.safetensors"
-    step = _restore(checkpoint, net, optimizer, identity, device) if checkpoint.is_file() else 0
+    step = 0
+    if checkpoint.is_file():
+        step = _restore(checkpoint, net, optimizer, identity, device, marks, changed_data)
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     net.train()
     while step < config.iterations:
@@ -103,10 +111,9 @@ def train_segmenter(
         optimizer.step()
         step += 1
         if step % SAVE_EVERY == 0 or step == config.iterations:
-            _save(checkpoint, net, optimizer, identity, step)
+            _save(checkpoint, net, optimizer, identity | {"data": marks}, step)
         if step % 50 == 0:
-            with (out / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "loss": round(loss.item(), 5)}) + "\n")
+            append_text(out / "log.jsonl", json.dumps({"step": step, "loss": round(loss.item(), 5)}) + "\n")
         if on_step:
             on_step(step, loss.item())
     segmenter = UnetSegmenter(net.eval().requires_grad_(False), config, {})
@@ -128,6 +135,7 @@ def train_folds(
     out: Path,
     device: torch.device | None = None,
     on_step: OnStep | None = None,
+    changed_data: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Cross-fit: train `n` segmenters, each on all subjects but those of its fold, into `out/fold1` and so on.
 
@@ -135,6 +143,8 @@ def train_folds(
     ----------
     on_step : callable, optional
         Called with the steps done of all folds together, and the loss.
+    changed_data : bool
+        See `train_segmenter`.
 
     Returns
     -------
@@ -155,6 +165,7 @@ def train_folds(
             device,
             None if on_step is None else lambda step, loss, done=done: on_step(done + step, loss),  # type: ignore[misc]
             told,
+            changed_data,
         )
         held_back |= load_segmenter(path).training["selection_dice"]
     return held_back
@@ -174,7 +185,15 @@ def _save(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, obje
     save_tensors(path, tensors, {"format": FORMAT, "version": __version__, "step": step, **identity})
 
 
-def _restore(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, object], device: torch.device) -> int:
+def _restore(
+    path: Path,
+    net: nn.Module,
+    optimizer: AdamW,
+    identity: dict[str, object],
+    device: torch.device,
+    marks: Mapping[str, str],
+    changed_data: bool,
+) -> int:
     """Load a checkpoint of the same run; returns its step."""
     tensors, metadata = load_tensors(path, FORMAT)
     different = [name for name, value in identity.items() if metadata.get(name) != value]
@@ -183,6 +202,7 @@ def _restore(path: Path, net: nn.Module, optimizer: AdamW, identity: dict[str, o
             f"Checkpoint belongs to another run: {path}. Found other {' and '.join(different)}; expected the same. Choose "
             "another output folder, or go on with the settings of that run."
         )
+    require_same_data(path, metadata.get("data"), marks, changed_data)
     net.load_state_dict({k: v.to(device) for k, v in without_prefix("net", tensors).items()})
     restore_optimizer(optimizer, without_prefix("optimizer", tensors))
     return int(metadata["step"])

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ummgat.core.config import Config
-from ummgat.core.domain import DomainTable
+from ummgat.core.data_marks import study_mark
+from ummgat.core.domain import Domain, DomainTable
 from ummgat.core.draw import Draw
-from ummgat.core.files import write_json
+from ummgat.core.files import append_text, write_json, write_text
 from ummgat.core.matching import intensity_histogram
 from ummgat.core.study import Study
 from ummgat.model.asked import asked_brightness, thresholds
@@ -66,6 +67,7 @@ def train(
     *,
     accelerator: str = "auto",
     start_from: Path | None = None,
+    changed_data: bool = False,
     on_estimate: Callable[[Estimate], None] | None = None,
     on_step: OnStep | None = None,
 ) -> Path:
@@ -84,6 +86,8 @@ def train(
     start_from : Path, optional
         Exported model whose weights a new run starts with; a run that goes on has its own. The opening of the config
         (`loss.opening`) holds for it too.
+    changed_data : bool
+        Go on with the run in `out` although studies are not those that it began with; the exported model says so.
     on_estimate, on_step : callables, optional
         For progress displays.
 
@@ -95,7 +99,7 @@ def train(
     Raises
     ------
     ValueError
-        If `out` holds another run, or cohort, config and draw do not fit.
+        If `out` holds another run or one of other data, or cohort, config and draw do not fit.
     NonFiniteLossError
         If a loss is not finite; the last good checkpoint stays.
     """
@@ -113,13 +117,16 @@ def train(
     fabric.launch()
     first = fabric.is_global_zero
     checkpoint = out / "checkpoint.safetensors"
+    chosen = [study for study in studies if study.subject in draw.selection]
+    marks = _data_marks(volumes, chosen, table)
     if checkpoint.is_file():
-        state = load_state(checkpoint, config, draw, fabric.device)
+        state = load_state(checkpoint, config, draw, fabric.device, marks, changed_data)
         log.info("Going on from step %d of %s", state.step, out)
     elif start_from is not None:
         state = started_from(start_from, config, table, fabric.device)
     else:
         state = new_state(config, len(table), fabric.device)
+    state.data = marks
     if first:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "config.json", config.model_dump(mode="json"))
@@ -130,7 +137,6 @@ def train(
     if first and atlas is not None:
         _warn_of_few(volumes, table)
     sampler = _sampler(config, volumes, len(table), atlas)
-    chosen = [study for study in studies if study.subject in draw.selection]
     found = relations(volumes, len(table))
     expected = expectations(config, table, found, None if atlas is None else atlas.atlas, fabric.device)
     seen = selection_volumes(chosen, table, config.data)
@@ -183,6 +189,16 @@ def _training_volumes(config: Config, studies: Sequence[Study], draw: Draw) -> l
             "train.schedule is paired. Draw with --mode all, or choose another schedule."
         )
     return volumes
+
+
+def _data_marks(volumes: Sequence[TrainingVolume], chosen: Sequence[Study], table: DomainTable) -> dict[str, str]:
+    """Subject → fingerprint of what the run sees: drawn sequences of training subjects, known ones of selection subjects."""
+    seen: dict[str, tuple[Study, list[str]]] = {}
+    for volume in volumes:
+        seen.setdefault(volume.study.subject, (volume.study, []))[1].append(volume.sequence)
+    for study in chosen:
+        seen[study.subject] = (study, [q for q in study.acquired if Domain(study.center, q) in table])
+    return {subject: study_mark(study, sequences) for subject, (study, sequences) in seen.items()}
 
 
 _BESIDE = (
@@ -409,6 +425,7 @@ def _validate(
             "train_volumes": len(volumes),
             "selection_subjects": len(chosen),
             **({"started_from": state.started_from} if state.started_from else {}),
+            **({"data_changed_after": state.data_changed} if state.data_changed else {}),
         },
         version="",
         hash="",
@@ -445,8 +462,7 @@ def translated_grid(model: TrainedModel, probe: Probe) -> NDArray[np.float32] | 
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append_text(path, json.dumps(record) + "\n")
 
 
 def _cut_log(path: Path, step: int) -> None:
@@ -464,4 +480,4 @@ def _cut_log(path: Path, step: int) -> None:
                 yield line + "\n"
 
     kept = "".join(lines())
-    path.write_text(kept, encoding="utf-8")
+    write_text(path, kept)

@@ -3,13 +3,15 @@
 There is no generator of random numbers among it: every draw is a pure function of (seed, step), see `slices`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ummgat.core.config import Config
+from ummgat.core.data_marks import require_same_data
 from ummgat.core.domain import DomainTable
 from ummgat.core.draw import Draw
 from ummgat.core.tensors import (
@@ -53,6 +55,10 @@ class TrainState:
     """Of the best validation so far; lower is better."""
     started_from: str | None = None
     """Hash of the model whose weights were there before the first step; None: random ones."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Training and selection subject → fingerprint of what the run sees of it, see `core.data_marks`."""
+    data_changed: list[int] = field(default_factory=list)
+    """Steps after which the run went on with other data, because somebody said so."""
 
 
 def new_state(config: Config, n_domains: int, device: torch.device) -> TrainState:
@@ -160,19 +166,39 @@ def save_state(path: Path, state: TrainState, config: Config, draw: Draw) -> Non
         "step": state.step,
         "best_score": state.best_score,
         "started_from": state.started_from,
+        "data": state.data,
+        "data_changed": state.data_changed,
         "config": config.model_dump(mode="json"),
         "draw": draw.model_dump(mode="json"),
     }
     save_tensors(path, tensors, metadata)
 
 
-def load_state(path: Path, config: Config, draw: Draw, device: torch.device) -> TrainState:
+def load_state(
+    path: Path,
+    config: Config,
+    draw: Draw,
+    device: torch.device,
+    data: Mapping[str, str] | None = None,
+    changed_data: bool = False,
+) -> TrainState:
     """Restore a checkpoint of the same run.
+
+    Parameters
+    ----------
+    path : Path
+    config : Config
+    draw : Draw
+    device : torch.device
+    data : mapping of subject → fingerprint, optional
+        What the run sees now. None: nothing is compared, and the state keeps what the checkpoint says.
+    changed_data : bool
+        Go on with other data than the run began with; the state says after which step.
 
     Raises
     ------
     ValueError
-        If the checkpoint was written with other settings (those in `CHANGEABLE` apart) or another draw.
+        If the checkpoint was written with other settings (those in `CHANGEABLE` apart), another draw, or other data.
     """
     tensors, metadata = load_tensors(path, FORMAT)
     wanted, found = config.model_dump(mode="json"), metadata["config"]
@@ -205,4 +231,8 @@ def load_state(path: Path, config: Config, draw: Draw, device: torch.device) -> 
     state.step = int(metadata["step"])
     state.best_score = metadata["best_score"]
     state.started_from = metadata.get("started_from")
+    state.data_changed = list(metadata.get("data_changed", []))
+    state.data = dict(metadata.get("data") or {} if data is None else data)
+    if data is not None and require_same_data(path, metadata.get("data"), data, changed_data):
+        state.data_changed.append(state.step)
     return state
