@@ -45,14 +45,16 @@ def test_the_package_shows_what_it_has():
 
 
 def test_public_functions_are_not_hidden_by_rooms_of_their_name():
-    """A package `ummgat.complete` would take the function's place as soon as anything in it were imported."""
-    hidden = {path.parent.name for path in ROOT.glob("*/__init__.py")} & set(ummgat.__all__)
-    assert hidden <= {"segment"}
-    importlib.import_module("ummgat.segment.unet")
-    assert callable(ummgat.segment)  # the room answers to its function's call
+    """A package `ummgat.complete` would take the function's place as soon as anything in it were imported; one that has a function's
+    name must answer to its call, whatever was imported before."""
+    shared = {path.parent.name for path in ROOT.glob("*/__init__.py")} & set(ummgat.__all__)
+    assert shared == {"segment"}
+    importlib.import_module("ummgat.segment.contract")
+    with pytest.raises(FileNotFoundError, match="Source is missing: nowhere"):
+        ummgat.segment("nowhere", "out")
 
 
-@pytest.mark.parametrize("documented", [ummgat.Request, ummgat.GeneratedImage])
+@pytest.mark.parametrize("documented", [ummgat.Request, ummgat.GeneratedImage, ummgat.SegmentedStudy])
 def test_help_describes_every_field(documented):
     text = pydoc.render_doc(documented, renderer=pydoc.plaintext)
     for field in fields(documented):

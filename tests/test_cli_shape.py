@@ -61,6 +61,7 @@ def test_one_name_has_one_meaning():
     assert {"train", "train-segmenter", "complete", "evaluate", "quality", "cross-center"} <= set(shown["--device"])
     walkers = {
         "segment",
+        "calibrate",
         "prepare",
         "check",
         "complete",

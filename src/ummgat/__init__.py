@@ -1,7 +1,8 @@
 """UMMGAT: complete missing MRI sequences and align centers with one generative model trained on unpaired data.
 
 Start with `Model.load().complete({"t1": image})` for one study in memory, `complete` for folders of studies, and
-`complete_scans` for studies as scanned; `segment` goes from any of these to masks and volumes. Every image that comes out is generated, and says so.
+`complete_scans` for studies as scanned; `segment` goes from any of these to masks and volumes, `segment_images` does so in
+memory. Every image that comes out is generated, and says so.
 """
 
 from importlib import import_module
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ummgat.completion.memory import GeneratedImage, Model
     from ummgat.completion.scans import ScansReport, complete_scans
     from ummgat.front.cohort import SegmentReport, segment
+    from ummgat.front.memory import SegmentedStudy, segment_images
 
 __all__ = [
     "CompletionReport",
@@ -23,10 +25,12 @@ __all__ = [
     "Request",
     "ScansReport",
     "SegmentReport",
+    "SegmentedStudy",
     "__version__",
     "complete",
     "complete_scans",
     "segment",
+    "segment_images",
 ]
 
 _HOMES = {
@@ -38,6 +42,8 @@ _HOMES = {
     "complete_scans": "completion.scans",
     "ScansReport": "completion.scans",
     "SegmentReport": "front.cohort",
+    "SegmentedStudy": "front.memory",
+    "segment_images": "front.memory",
 }
 """Public name → module that it lives in. `segment` is the room of that name, which answers to the call."""
 

@@ -147,7 +147,7 @@ class Model:
                 f"Center of the study is unknown: center. Found none; expected one of {', '.join(self.centers)}. Say which of these "
                 "the images resemble; it is never guessed."
             )
-        given = {name: _voxels(name, image) for name, image in images.items()}
+        given = {name: voxels_of(name, image) for name, image in images.items()}
         record, volumes, _ = prepare_images(given, subject="in memory", center=center, spacing_mm=self.spacing_mm)
         grid = record.grid.grid()
         made: dict[str, GeneratedImage] = {}
@@ -158,7 +158,7 @@ class Model:
             def native(
                 volume: NDArray[np.uint8] | None, text: str = "", brain: Array = brain, original: Grid = original
             ) -> nib.Nifti1Image | None:
-                return None if volume is None else _image(to_native(volume, grid, original, brain), original, text)
+                return None if volume is None else image_of(to_native(volume, grid, original, brain), original, text)
 
             sequence = found.target.sequence
             shown = native(found.volume, header_text(sequence))
@@ -174,8 +174,14 @@ class Model:
         return made
 
 
-def _voxels(name: str, image: Image) -> tuple[Array, Grid]:
-    """Voxels (x, y, z) and grid of an image in memory, after checking that it can be one."""
+def voxels_of(name: str, image: Image) -> tuple[Array, Grid]:
+    """Voxels (x, y, z) and grid of an image in memory.
+
+    Raises
+    ------
+    ValueError
+        It is no single volume of numbers, or its affine places no voxels. `name` is how the message calls it.
+    """
     data = np.asanyarray(image.dataobj if isinstance(image, SpatialImage) else image[0])
     affine = np.asarray(image.affine if isinstance(image, SpatialImage) else image[1], dtype=float)
     if data.ndim == 4 and data.shape[3] == 1:
@@ -198,7 +204,8 @@ def _voxels(name: str, image: Image) -> tuple[Array, Grid]:
     return data, Grid.of(data.shape, affine)
 
 
-def _image(data: NDArray[np.uint8], grid: Grid, text: str) -> nib.Nifti1Image:
+def image_of(data: NDArray[np.uint8], grid: Grid, text: str) -> nib.Nifti1Image:
+    """Voxels (x, y, z) on their grid as an image, whose header says `text`."""
     image = nib.Nifti1Image(data, grid.matrix)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = text.encode("ascii", "replace")[:79]

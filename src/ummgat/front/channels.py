@@ -46,6 +46,14 @@ class Channel:
     """Of a generated one: percent, 0 outside the brain."""
 
 
+def check_policy(policy: str) -> None:
+    """Raise ValueError unless `policy` is one of `POLICIES`."""
+    if policy not in POLICIES:
+        raise ValueError(
+            f"Unknown policy: --policy. Found {policy!r}; expected one of {', '.join(POLICIES)}. Choose one of these."
+        )
+
+
 def channels(
     study: Study,
     sequences: Sequence[str],

@@ -15,8 +15,8 @@ from ummgat.core.machine import choose_device
 from ummgat.core.stamp import fingerprint, up_to_date
 from ummgat.core.study import Study
 from ummgat.core.version import __version__
-from ummgat.front.channels import POLICIES, Policy
-from ummgat.front.networks import Foreign, open_model, open_segmenter, own_spacing
+from ummgat.front.channels import Policy, check_policy
+from ummgat.front.networks import Foreign, check_model, open_model, open_segmenter, own_spacing
 from ummgat.front.page import GENERATOR, MANY_PICTURES, Line, write_cohort_page
 from ummgat.front.planes import as_text
 from ummgat.front.record import COLUMNS, PAGE, RECORD, TABLE, SegmentationRecord, read_record, write_table
@@ -142,7 +142,7 @@ def segment(
     found = prepared_studies(source) if prepared else Source()
     at_mm = at_mm or _spacing_of(found.studies) or (trained.config.data.spacing_mm if trained is not None else 1.0)
     if trained is not None:
-        _check_model(trained, at_mm, center, prepared)
+        check_model(trained, at_mm, center, prepared)
     own, segmenter_is = open_segmenter(segmenter, policy, at_mm, foreign or Foreign(), on)
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out):
@@ -183,10 +183,7 @@ def segment(
 
 
 def _check_call(source: Path, out: Path, policy: str) -> None:
-    if policy not in POLICIES:
-        raise ValueError(
-            f"Unknown policy: --policy. Found {policy!r}; expected one of {', '.join(POLICIES)}. Choose one of these."
-        )
+    check_policy(policy)
     if not source.is_dir():
         raise FileNotFoundError(f"Source is missing: {source}. Found no folder; expected studies. Check the path.")
     here, there = source.resolve(), out.resolve()
@@ -203,26 +200,6 @@ def _check_call(source: Path, out: Path, policy: str) -> None:
                 f"Output holds another file of this name: {path}. Found one that `ummgat segment` did not write; expected none, or "
                 f"{what} of its own. Move it, or choose another output."
             )
-
-
-def _check_model(model: TrainedModel, spacing_mm: float, center: str | None, prepared: bool) -> None:
-    """Say now, and not after an hour of registration, what would fail every study."""
-    needs = model.config.data.spacing_mm
-    if abs(needs - spacing_mm) > 1e-3:
-        raise ValueError(
-            f"Model and segmenter work at different voxel sizes: --model, --segmenter. Found {needs:g} mm and {spacing_mm:g} mm; expected "
-            "one. Choose a pair that fits, or --policy empty."
-        )
-    if center is None and not prepared:
-        raise ValueError(
-            f"Center of the studies is unknown: --center. Found none; expected one of {', '.join(model.table.centers)}. Say which of "
-            "these they resemble; it is never guessed."
-        )
-    if center is not None and center not in model.table.centers:
-        raise ValueError(
-            f"Model does not know the center: --center. Found {center}; expected one of {', '.join(model.table.centers)}. Say which "
-            "of these the studies resemble, or choose another --policy."
-        )
 
 
 def _plan(

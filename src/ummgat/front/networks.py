@@ -102,6 +102,41 @@ def open_model(model: str | Path | TrainedModel | None, device: str) -> tuple[Tr
     return opened, NetworkRecord(file=name, hash=opened.hash or "unknown", version=opened.version)
 
 
+def check_model(model: TrainedModel, spacing_mm: float, center: str | None, prepared: bool) -> None:
+    """Say now, and not after an hour of registration, what would fail every study.
+
+    Parameters
+    ----------
+    model : TrainedModel
+    spacing_mm : float
+        At which the segmenter works.
+    center : str or None
+        As whose the studies are taken; None: as each one's own, which only prepared studies know.
+    prepared : bool
+
+    Raises
+    ------
+    ValueError
+        Model and segmenter want other voxel sizes, or the model does not know the center.
+    """
+    needs = model.config.data.spacing_mm
+    if abs(needs - spacing_mm) > 1e-3:
+        raise ValueError(
+            f"Model and segmenter work at different voxel sizes: --model, --segmenter. Found {needs:g} mm and {spacing_mm:g} mm; expected "
+            "one. Choose a pair that fits, or --policy empty."
+        )
+    if center is None and not prepared:
+        raise ValueError(
+            f"Center of the studies is unknown: --center. Found none; expected one of {', '.join(model.table.centers)}. Say which of "
+            "these they resemble; it is never guessed."
+        )
+    if center is not None and center not in model.table.centers:
+        raise ValueError(
+            f"Model does not know the center: --center. Found {center}; expected one of {', '.join(model.table.centers)}. Say which "
+            "of these the studies resemble, or choose another --policy."
+        )
+
+
 def _entry_point(given: str | Path | None) -> EntryPoint | None:
     """The installed segmenter of that name; a file or folder of the name goes first."""
     if given is None or Path(given).exists():
