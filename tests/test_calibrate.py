@@ -12,8 +12,9 @@ from ummgat.completion.fill import Request, fill
 from ummgat.core.domain import Domain
 from ummgat.core.study import load_cohort
 from ummgat.core.tensors import load_tensors
+from ummgat.model.combined import Answered
 from ummgat.model.lean import leant
-from ummgat.model.signs import SIGNS, Answered, columns, n_columns, signs
+from ummgat.model.signs import SIGNS, columns, n_columns, signs
 from ummgat.model.translator import Translator
 from ummgat.model.trust import LEVEL, STEPS, Trust
 from ummgat.model.weights import FORMAT, load_model
@@ -64,8 +65,8 @@ def test_signs_by_hand(model, volumes):
     target = Domain("A", "t1ce")
 
     def sign(name, image, answers):
-        made = Answered(target, image, answers, {"t1": 0.5, "t2": 0.5}, None)
-        return signs(translator, made, [plane])[SIGNS.index(name), 0]
+        made = Answered(target, image, answers, {"t1": 0.5, "t2": 0.5}, "", None)
+        return signs(translator, made.at([plane]), [plane])[SIGNS.index(name), 0]
 
     brain = t1[plane] > 0
     assert not sign("bright", flat, [flat, flat]).any()
@@ -75,7 +76,8 @@ def test_signs_by_hand(model, volumes):
     edge = sign("edge of the brain", flat, [flat, flat])
     assert edge[brain].max() > 3 * edge[brain].min() > 0
     assert not edge[~brain].any()
-    values = columns(translator, Answered(target, flat, [flat, flat], {"t1": 0.25, "t2": 0.75}, None), [plane])
+    made = Answered(target, flat, [flat, flat], {"t1": 0.25, "t2": 0.75}, "", None)
+    values = columns(translator, made.at([plane]), [plane])
     assert len(values) == n_columns(len(model.table))
     shares = values[1 : 1 + len(model.table), 0][:, brain].mean(1)
     np.testing.assert_allclose(
@@ -203,3 +205,10 @@ def test_the_command(model_path, complete_cohort, tmp_path):
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2
     assert "overwrite" in again.output
+
+
+def test_studies_of_another_voxel_size_are_refused(model, complete_studies):
+    data = model.config.data.model_copy(update={"spacing_mm": 1.5})
+    other = replace(model, config=model.config.model_copy(update={"data": data}))
+    with pytest.raises(ValueError, match=r"on another grid: Phantom_A_001.*expected 1\.5 mm"):
+        calibrate(other, complete_studies)

@@ -12,9 +12,9 @@ from torch import Tensor
 from ummgat.core.domain import Domain, check_sequence
 from ummgat.core.version import __version__
 from ummgat.model.asked import CONTRAST
-from ummgat.model.combined import combined, fusion_weights
+from ummgat.model.combined import answered
 from ummgat.model.masked import to_unit
-from ummgat.model.signs import Answered, reliability
+from ummgat.model.signs import reliability
 from ummgat.model.translator import Enhancement, Translator
 from ummgat.model.trust import LEVEL
 from ummgat.model.weights import TrainedModel
@@ -197,14 +197,9 @@ def _generate(
     mode = model.criteria["mode"] if request.mode == "auto" else request.mode
     codes = {q: _codes(model, Domain(center, q), target, mode, reference_codes) for q in sources}
     flicker = float(model.flickers[model.table.index(target)])
-    posterior = translator.posterior({q: codes[q][1] for q in sources})
-    answers = [translator.translate(q, target, codes[q], flicker, posterior) for q in sources]
-    weights, basis = fusion_weights(model, center, target, sources, mode)
-    volume = combined(answers, weights)
-    trust = None
-    if request.with_reliability:
-        shares = {q: float(w) for q, w in zip(sources, weights, strict=True)}
-        trust = reliability(translator, Answered(target, volume, answers, shares, posterior))
+    made = answered(translator, target, codes, mode, flicker)
+    volume, posterior = made.image, made.posterior
+    trust = reliability(translator, made) if request.with_reliability else None
     blind = target.sequence in CONTRAST and not set(CONTRAST) & set(sources)
     drawn = posterior is not None and request.enhancement == "expected"
     warnings = [EXPECTED_CONTRAST if drawn else NO_CONTRAST] if blind else []
@@ -218,10 +213,8 @@ def _generate(
         "target": str(target),
         "sources": [str(Domain(center, q)) for q in sources],
         "method": "fuse" if len(sources) > 1 else "generate",
-        "fuse_weights": {q: round(float(w), 4) for q, w in zip(sources, weights, strict=True)}
-        if len(sources) > 1
-        else None,
-        "fuse_weights_basis": basis if len(sources) > 1 else None,
+        "fuse_weights": {q: round(w, 4) for q, w in made.weights.items()} if len(sources) > 1 else None,
+        "fuse_weights_basis": made.basis if len(sources) > 1 else None,
         "source_choice": "requested" if request.sources else model.criteria.get("sources_basis", {}).get(str(target)),
         "code_mode": mode,
         "enhancement": request.enhancement if likely is not None else None,
@@ -263,8 +256,7 @@ def _codes(
         return reference_codes[target.sequence], model.code(source, "mean")
     if mode not in ("mean", "mapper"):
         raise ValueError(f"Unknown code mode. Found {mode!r}; expected mapper, mean or reference. Choose one of these.")
-    stored: Literal["mean", "mapper"] = "mean" if mode == "mean" else "mapper"
-    return model.code(target, stored), model.code(source, stored)
+    return model.pair_of_codes(source, target, "mean" if mode == "mean" else "mapper")
 
 
 @torch.inference_mode()

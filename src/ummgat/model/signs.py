@@ -1,14 +1,13 @@
 """What can be seen of an error without the truth, voxel by voxel: the values that `Trust` weighs."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ummgat.core.domain import Domain
 from ummgat.model.atlas import Brought
+from ummgat.model.combined import Answered
 from ummgat.model.lean import smoothed
 from ummgat.model.translator import Translator
 from ummgat.model.trust import Maps
@@ -39,23 +38,10 @@ UNIT = 32.0
 """Grey levels that count as one."""
 
 
-class Answered(NamedTuple):
-    """A generated image and what it was made from."""
-
-    target: Domain
-    image: NDArray[np.uint8]
-    """(plane, row, column), whole or only at the planes that are looked at."""
-    answers: Sequence[NDArray[np.uint8]]
-    """Of each source alone, like `image`."""
-    weights: Mapping[str, float]
-    """Sequence of each source → its share, in the order of `answers`."""
-    posterior: NDArray[np.float32] | None
-    """(4, plane, row, column) of lesion labels, whole; None for a model that sees none."""
-
-
 def columns(translator: Translator, made: Answered, planes: Sequence[int]) -> Maps | None:
     """The values that weights belong to: (columns, plane, row, column) at `planes`; None where the atlas did not fit.
 
+    `made` holds these planes and no others, see `Answered.at`.
     One constant, the share of every domain in the sources, every sign and its square.
     """
     found = signs(translator, made, planes)
@@ -74,18 +60,17 @@ def n_columns(n_domains: int) -> int:
 
 
 def signs(translator: Translator, made: Answered, planes: Sequence[int]) -> Maps | None:
-    """What speaks against each voxel: (sign, plane, row, column) at `planes`, 0 to 4; None where the atlas did not fit. What
-    an atlas would say is 0 for a model without one.
+    """What speaks against each voxel of `made`, which holds `planes` alone: (sign, plane, row, column), 0 to 4.
+
+    None where the atlas did not fit. What an atlas would say is 0 for a model without one.
     """
     brought, model = translator.brought(), translator.model
     if brought is None and model.atlas is not None:
         return None
     target = model.table.index(made.target)
     chosen = list(planes)
-    image = made.image if len(made.image) == len(chosen) else made.image[chosen]
-    answers = [a if len(a) == len(chosen) else a[chosen] for a in made.answers]
-    grey = image.astype(np.float32)
-    brain = image > 0
+    grey = made.image.astype(np.float32)
+    brain = made.image > 0
     spread, unlike, open_to, source = (np.zeros(grey.shape, np.float32) for _ in range(4))
     expected = grey
     for sequence, share in made.weights.items():
@@ -105,7 +90,7 @@ def signs(translator: Translator, made: Answered, planes: Sequence[int]) -> Maps
     depth = np.stack([ndimage.distance_transform_edt(p) for p in brain]) * model.config.data.spacing_mm
     lesion, enhancing = np.zeros_like(grey), np.zeros_like(grey)
     if made.posterior is not None:
-        lesion, enhancing = 1 - made.posterior[0][chosen], made.posterior[3][chosen]
+        lesion, enhancing = 1 - made.posterior[0], made.posterior[3]
     occupied = np.flatnonzero(next(iter(translator.volumes.values())).any((1, 2)))
     height = (np.asarray(chosen) - occupied[0]) / max(np.ptp(occupied), 1)
     found = [
@@ -123,7 +108,7 @@ def signs(translator: Translator, made: Answered, planes: Sequence[int]) -> Maps
         enhancing,
         np.exp(-depth / 4),
         np.broadcast_to(height[:, None, None], grey.shape),
-        smoothed(np.stack(answers).astype(np.float32).std(0), brain) / UNIT,
+        smoothed(np.stack(made.answers).astype(np.float32).std(0), brain) / UNIT,
     ]
     return np.where(brain, np.minimum(np.stack(found), 4.0), 0).astype(np.float32)
 
@@ -158,7 +143,7 @@ def reliability(translator: Translator, made: Answered) -> NDArray[np.uint8] | N
     planes = np.flatnonzero(made.image.any((1, 2))).tolist()
     for start in range(0, len(planes), 16):  # a few planes at once: forty maps of a whole volume are gigabytes
         part = planes[start : start + 16]
-        own = made._replace(image=made.image[part], answers=[a[part] for a in made.answers])
+        own = made.at(part)
         values = columns(translator, own, part)
         if values is None:
             return None

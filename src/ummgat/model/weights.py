@@ -77,6 +77,10 @@ class TrainedModel:
         """The stored code of `domain`: (code_dim,)."""
         return self.codes[mode][self.table.index(domain)]
 
+    def pair_of_codes(self, source: Domain, target: Domain, mode: StoredMode) -> tuple[Tensor, Tensor]:
+        """What a translation takes: the stored codes of target and source, each (code_dim,)."""
+        return self.code(target, mode), self.code(source, mode)
+
 
 def save_model(path: Path, model: TrainedModel, half: bool = False) -> None:
     """Export. Weights are stored as float32, or with `half` as float16; they are computed with as float32."""
@@ -90,10 +94,7 @@ def save_model(path: Path, model: TrainedModel, half: bool = False) -> None:
         tensors[name] = torch.from_numpy(np.nan_to_num(getattr(model, name), nan=-1.0).astype(np.float32))
     if model.atlas is not None:
         tensors |= with_prefix("atlas", {name: torch.from_numpy(v) for name, v in model.atlas._asdict().items()})
-    if model.leanings is not None:
-        tensors["leanings"] = torch.from_numpy(model.leanings.astype(np.float32))
-    if model.trust is not None:
-        tensors |= with_prefix("trust", {name: torch.from_numpy(v) for name, v in model.trust._asdict().items()})
+    tensors |= calibration_tensors(model.leanings, model.trust)
     metadata = {
         "format": OLDER if model.by_percentiles else FORMAT,
         "version": __version__,
@@ -104,6 +105,16 @@ def save_model(path: Path, model: TrainedModel, half: bool = False) -> None:
         "intensities": "brain 1-255, background 0, arbitrary units (ordinary tissue has mean 100 and SD 22)",
     }
     save_tensors(path, tensors, metadata)
+
+
+def calibration_tensors(leanings: NDArray[np.float32] | None, trust: Trust | None) -> dict[str, Tensor]:
+    """What a weights file holds of a calibration, by name; nothing of what is None."""
+    tensors: dict[str, Tensor] = {}
+    if leanings is not None:
+        tensors["leanings"] = torch.from_numpy(leanings.astype(np.float32))
+    if trust is not None:
+        tensors |= with_prefix("trust", {name: torch.from_numpy(v) for name, v in trust._asdict().items()})
+    return tensors
 
 
 def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:

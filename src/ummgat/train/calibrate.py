@@ -4,28 +4,27 @@ Two things are learnt: by what share each direction had better lean on the atlas
 voxels is right where they look as they do (`ummgat.model.trust`). Both are settings, so test subjects take no part.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import optimize
 
 from ummgat.core.domain import Domain
 from ummgat.core.each import Progress, Report, each, named
 from ummgat.core.metrics import gradient_energy, rank_correlation
-from ummgat.core.study import Study
-from ummgat.core.tensors import load_tensors, save_tensors, with_prefix
+from ummgat.core.study import Study, require_spacing
+from ummgat.core.tensors import load_tensors, save_tensors
 from ummgat.model.atlas import Placed
-from ummgat.model.combined import combined, fusion_weights
+from ummgat.model.combined import Answered, answered
 from ummgat.model.lean import leant
-from ummgat.model.signs import Answered, columns, n_columns
+from ummgat.model.signs import columns, n_columns
 from ummgat.model.translator import Translator
 from ummgat.model.trust import LEVEL, STEPS, Trust, probability
-from ummgat.model.weights import FORMAT, OLDER, TrainedModel
+from ummgat.model.weights import FORMAT, OLDER, TrainedModel, calibration_tensors
 
 SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
 """Of leaning, tried."""
@@ -75,12 +74,6 @@ class Sample(NamedTuple):
     """(voxel,): absolute, grey levels."""
 
 
-@dataclass(frozen=True)
-class _Order:
-    model: TrainedModel
-    mode: str
-
-
 def calibrate(
     model: TrainedModel, studies: Sequence[Study], jobs: int = 1, progress: Progress | None = None
 ) -> tuple[Calibration, Report[Any]]:
@@ -106,15 +99,17 @@ def calibrate(
     Raises
     ------
     ValueError
-        Fewer than `LEAST_SUBJECTS` studies have a pair of sequences that it knows.
+        Fewer than `LEAST_SUBJECTS` studies have a pair of sequences that it knows, or one has another voxel size.
     """
+    for study in studies:
+        require_spacing(study, model.config.data.spacing_mm)
     bare = replace(model, leanings=None, trust=None)
     of = named(sorted(studies, key=lambda study: study.subject), lambda study: study.subject)
-    first = each(_tried_shares, of, _Order(bare, model.criteria["mode"]), jobs=jobs, progress=progress)
+    first = each(_tried_shares, of, bare, jobs=jobs, progress=progress)
     leanings = _chosen_shares([row for rows, _ in first.done.values() for row in rows], len(model.table))
     settled = replace(bare, leanings=leanings)
     rest = {name: (of[name], placements) for name, (_, placements) in first.done.items()}
-    second = each(_samples, rest, _Order(settled, model.criteria["mode"]), jobs=jobs, progress=progress)
+    second = each(_samples, rest, settled, jobs=jobs, progress=progress)
     samples = [sample for own in second.done.values() for sample in own]
     subjects = sorted({sample.subject for sample in samples})
     if len(subjects) < LEAST_SUBJECTS:
@@ -134,8 +129,7 @@ def calibrate(
 def add_to_file(path: Path, out: Path, found: Calibration) -> None:
     """Write the model in `path` to `out` with what was learnt; everything else stays as it is, D too."""
     tensors, metadata = load_tensors(path, FORMAT, OLDER)
-    tensors["leanings"] = torch.from_numpy(found.leanings)
-    tensors |= with_prefix("trust", {name: torch.from_numpy(v) for name, v in found.trust._asdict().items()})
+    tensors |= calibration_tensors(found.leanings, found.trust)
     metadata["criteria"] = metadata["criteria"] | {"reliability": found.facts}
     save_tensors(out, tensors, metadata)
 
@@ -160,23 +154,15 @@ def _known(model: TrainedModel, study: Study) -> dict[str, Volume]:
     return found
 
 
-def _answer(
-    translator: Translator, target: Domain, mode: str, planes: list[int]
-) -> tuple[list[Volume], NDArray[np.float32] | None]:
-    """What each source of `translator` says, at `planes`, with what all see of lesions."""
-    model, center = translator.model, translator.center
-    codes = {
-        q: (model.code(target, mode), model.code(Domain(center, q), mode))  # type: ignore[arg-type]
-        for q in translator.volumes
-    }
-    posterior = translator.posterior({q: c[1] for q, c in codes.items()}, planes)
-    made = [translator.translate(q, target, c, np.inf, posterior, planes)[planes] for q, c in codes.items()]
-    return made, posterior
+def _answer(translator: Translator, target: Domain, planes: list[int]) -> Answered:
+    """What all sources of `translator` say together, at `planes`; nothing is settled between planes that are apart."""
+    model, mode = translator.model, translator.model.criteria["mode"]
+    codes = {q: model.pair_of_codes(Domain(translator.center, q), target, mode) for q in translator.volumes}
+    return answered(translator, target, codes, mode, np.inf, planes).at(planes)
 
 
-def _tried_shares(order: _Order, study: Study) -> tuple[list[_Row], Placements]:
+def _tried_shares(model: TrainedModel, study: Study) -> tuple[list[_Row], Placements]:
     """Of each direction, and where the atlas lies."""
-    model = order.model
     volumes = _known(model, study)
     rows: list[_Row] = []
     placements: Placements = {}
@@ -187,7 +173,8 @@ def _tried_shares(order: _Order, study: Study) -> tuple[list[_Row], Placements]:
             if target == source:
                 continue
             domain = Domain(study.center, target)
-            (image,), posterior = _answer(translator, domain, order.mode, planes)
+            made = _answer(translator, domain, planes)
+            image, healthy = made.image, None if made.posterior is None else made.posterior[0]
             expected = translator.expected(domain, planes)
             if expected is None:
                 continue
@@ -195,7 +182,7 @@ def _tried_shares(order: _Order, study: Study) -> tuple[list[_Row], Placements]:
             brain = (image > 0) & (true > 0)
             found, energy = np.zeros((len(SHARES), 4)), gradient_energy(true.astype(np.float32), brain)
             for i, share in enumerate(SHARES):
-                tried = leant(image, expected, None if posterior is None else posterior[0][planes], share)
+                tried = leant(image, expected, healthy, share)
                 error = np.abs(tried.astype(np.float32) - true)[brain].sum()
                 found[i] = error, brain.sum(), gradient_energy(tried.astype(np.float32), brain), energy
             rows.append((translator.domain(source), model.table.index(domain), found))
@@ -214,9 +201,8 @@ def _chosen_shares(rows: Sequence[_Row], n_domains: int) -> NDArray[np.float32]:
     return out
 
 
-def _samples(order: _Order, placed_study: tuple[Study, Placements]) -> list[Sample]:
+def _samples(model: TrainedModel, placed_study: tuple[Study, Placements]) -> list[Sample]:
     """Of each direction, and of all sources together."""
-    model = order.model
     study, placements = placed_study
     volumes = _known(model, study)
     rng = np.random.default_rng(sum(study.subject.encode()))
@@ -228,26 +214,23 @@ def _samples(order: _Order, placed_study: tuple[Study, Placements]) -> list[Samp
         if len(others) > 1:
             translators.append(Translator(model, others, study.center, placements=placements))
         for translator in translators:
-            found += _sample(translator, study, Domain(study.center, target), volumes[target], order.mode, rng)
+            found += _sample(translator, study, Domain(study.center, target), volumes[target], rng)
     return found
 
 
 def _sample(
-    translator: Translator, study: Study, target: Domain, true: Volume, mode: str, rng: np.random.Generator
+    translator: Translator, study: Study, target: Domain, true: Volume, rng: np.random.Generator
 ) -> list[Sample]:
     sources = list(translator.volumes)
     planes = _planes(translator.volumes[sources[0]])
-    answers, posterior = _answer(translator, target, mode, planes)
-    weights, _ = fusion_weights(translator.model, translator.center, target, sources, mode)
-    image = combined(answers, weights)
-    shares: Mapping[str, float] = {q: float(w) for q, w in zip(sources, weights, strict=True)}
-    values = columns(translator, Answered(target, image, answers, shares, posterior), planes)
+    made = _answer(translator, target, planes)
+    values = columns(translator, made, planes)
     if values is None:
         return []
     truth = true[planes]
-    places = np.flatnonzero((image > 0) & (truth > 0))
+    places = np.flatnonzero((made.image > 0) & (truth > 0))
     places = rng.choice(places, min(VOXELS, len(places)), replace=False)
-    errors = np.abs(image.astype(np.float32) - truth).ravel()[places]
+    errors = np.abs(made.image.astype(np.float32) - truth).ravel()[places]
     own = values.reshape(len(values), -1)[:, places].T
     return [Sample(study.subject, tuple(sources), translator.model.table.index(target), own, errors)]
 
