@@ -396,8 +396,10 @@ def test_contrast_is_told_by_the_order_of_series(tmp_path):
     assert [row.sequence for row in scan(tmp_path).rows] == ["t1", "t1ce"]
     write(tmp_path / "c", sequence="t1", series=7, seed=3, changes=unsaid)
     before, given, after = scan(tmp_path).rows
-    assert [before.sequence, given.sequence, after.sequence] == ["t1", "t1ce", ""]
+    assert [before.sequence, given.sequence, after.sequence] == ["t1", "t1ce", "none"]
+    assert (after.proposal, after.sure) == ("t1ce", "likely")
     assert "after contrast agent was given" in after.why
+    assert "only likely, not sure" in after.findings
 
 
 # ---------------------------------------------------------------- what is no image, or broken

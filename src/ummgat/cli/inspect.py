@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ummgat.cli.options import Overwrite
+from ummgat.cli.options import Accept, Overwrite
 from ummgat.cli.terminal import MANY, command, console, print_table, say
 
 _PRINTED = (
@@ -30,9 +30,13 @@ def inspect(
     show_paths: Annotated[
         bool, typer.Option("--show-paths", help="Also print where each series lies, even if folders name patients.")
     ] = False,
+    accept: Accept = "sure",
     overwrite: Overwrite = False,
 ) -> None:
-    """List every series with the sequence it probably is, how sure that is and why. Writes nothing but the CSV and its key."""
+    """List every series with the sequence it probably is, how sure that is and why, and which one of several is preferred.
+
+    Writes nothing but the CSV and its key.
+    """
     from ummgat.core.files import require_new
     from ummgat.intake.privacy import Key, key_path
     from ummgat.intake.scan import scan_folder
@@ -42,7 +46,7 @@ def inspect(
         require_new(out, overwrite)
     key = Key.read(key_path(out)) if out is not None else Key()
     with console.status("Looking at files"):
-        scan = scan_folder(folder, key)
+        scan = scan_folder(folder, key, accept=accept)
     if out is not None:
         write_sheet(out, scan, key, overwrite)
     table = [{name: text for name, text in row.as_dict().items() if name in _PRINTED} for row in scan.rows]

@@ -26,6 +26,11 @@ Sheet = Annotated[
     typer.Option(help="CSV of `ummgat inspect`, as corrected: DICOM, BIDS, MHA, NRRD or NIfTI. Implies --raw."),
 ]
 
+Accept = Annotated[
+    Literal["sure", "likely"],
+    typer.Option(help="How sure it must be which sequence a series is; below that a person is asked."),
+]
+
 Template = Annotated[
     Path | None, typer.Option(help="With --raw: image to register to; default MNI152 in BraTS's field of view.")
 ]

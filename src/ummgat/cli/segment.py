@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.options import N4, BrainMask, Checks, Device, Jobs, Layout, Overwrite, Sheet, Template
+from ummgat.cli.options import N4, Accept, BrainMask, Checks, Device, Jobs, Layout, Overwrite, Sheet, Template
 from ummgat.cli.segmenters import ChannelOrder, Interpreter, Orientation, Timeout, Trust
 from ummgat.cli.terminal import MANY, comma_list, command, print_table, progress, report_failures, say
 
@@ -43,6 +43,7 @@ def segment(
         bool, typer.Option("--raw", help="NIfTI as scanned: register and strip it into OUT/prepared first.")
     ] = False,
     sheet: Sheet = None,
+    accept: Accept = "sure",
     layout: Layout = "auto",
     template: Template = None,
     brain_mask: BrainMask = None,
@@ -78,6 +79,7 @@ def segment(
             center=center,
             raw=raw,
             sheet=sheet,
+            accept=accept,
             layout=layout,
             template=template,
             brain_mask=brain_mask,

@@ -22,6 +22,7 @@ from ummgat.front.planes import as_text
 from ummgat.front.record import COLUMNS, PAGE, RECORD, TABLE, SegmentationRecord, read_record, write_table
 from ummgat.front.sources import PREPARED, Intake, Source, is_prepared, prepare_source, prepared_studies
 from ummgat.front.study import PREVIEW, Order, segment_one
+from ummgat.intake.rows import Accept
 from ummgat.model.weights import TrainedModel
 from ummgat.segment.contract import Segmenter
 from ummgat.segment.folds import CrossFitted
@@ -61,6 +62,7 @@ def segment(
     brain_mask: str | None = None,
     n4: bool = False,
     checks: str | Path | None = None,
+    accept: Accept = "sure",
     spacing_mm: float | None = None,
     with_reliability: bool = False,
     foreign: Foreign | None = None,
@@ -93,6 +95,8 @@ def segment(
         source is not prepared. A model of a single center takes every study for that one's.
     raw, sheet, layout, template, brain_mask, n4, checks
         How studies are prepared that are not, see `ummgat.complete_scans`.
+    accept : "sure" or "likely"
+        Of DICOM without a sheet: how sure it must be which sequence a series is. What is not is left out, and said.
     spacing_mm : float, optional
         Voxel size of the prepared grid, for a foreign segmenter; own ones know theirs.
     with_reliability : bool
@@ -132,12 +136,12 @@ def segment(
     trained, model_is = open_model(model, device) if policy == "generate" else (None, None)
     center = center or (trained.only_center if trained is not None else None)
     at_mm = own_spacing(segmenter, policy) or spacing_mm
-    intake = Intake(raw, _path(sheet), layout, _path(template), brain_mask, n4, _path(checks))
+    intake = Intake(raw, _path(sheet), layout, _path(template), brain_mask, n4, _path(checks), accept)
     prepared = is_prepared(source)
     if prepared and intake != Intake():
         raise ValueError(
             f"Source is prepared already: {source}. Found prepared studies and settings of how to prepare; expected one of them. Leave "
-            "out --raw, --sheet, --layout, --template, --brain-mask, --n4 and --checks, or give the original images."
+            "out --raw, --sheet, --accept, --layout, --template, --brain-mask, --n4 and --checks, or give the original images."
         )
     found = prepared_studies(source) if prepared else Source()
     at_mm = at_mm or _spacing_of(found.studies) or (trained.config.data.spacing_mm if trained is not None else 1.0)

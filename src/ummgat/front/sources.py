@@ -8,6 +8,7 @@ from ummgat.core.each import Progress
 from ummgat.core.study import Study, load_study
 from ummgat.intake.layouts import RawStudy, find_studies
 from ummgat.intake.privacy import Key, key_path
+from ummgat.intake.rows import Accept
 from ummgat.intake.scan import scan_folder
 from ummgat.intake.sheet import write_sheet
 from ummgat.intake.studies import LAYOUT, studies_of_sheet
@@ -40,6 +41,7 @@ class Intake:
     brain_mask: str | None = None
     n4: bool = False
     checks: Path | None = None
+    accept: Accept = "sure"
 
 
 def is_prepared(source: Path) -> bool:
@@ -93,13 +95,22 @@ def prepare_source(
     """
     found = Source()
     sheet, raws = intake.sheet, None
+    if sheet is not None and intake.accept != "sure":
+        raise ValueError(
+            f"Sheet and --accept exclude each other: {sheet}. Found both; expected one: a sheet says itself what is accepted. "
+            "Leave --accept out."
+        )
     if sheet is None:
         raws = _plain(source, intake.layout)
         if raws is None:
             sheet = out / SHEET
-            if not sheet.is_file():
-                _inspect(source, sheet)
-            found.remarks.append(f"What each series is taken for: {sheet}. Correct the column sequence and run again.")
+            earlier = sheet.is_file()
+            if not earlier:
+                _inspect(source, sheet, intake.accept)
+            found.remarks.append(
+                f"What each series is taken for: {sheet}{', as an earlier run left it' if earlier else ''}. Correct the column "
+                "sequence and run again."
+            )
     if sheet is not None:
         listed, remarks = studies_of_sheet(sheet, source, intake.brain_mask, intake.layout)
         raws, found.remarks = (listed, LAYOUT), found.remarks + remarks
@@ -144,9 +155,9 @@ def _plain(source: Path, layout: str) -> tuple[list[RawStudy], str] | None:
         return None
 
 
-def _inspect(source: Path, sheet: Path) -> None:
+def _inspect(source: Path, sheet: Path, accept: Accept) -> None:
     """Write what `ummgat inspect` proposes."""
     key = Key.read(key_path(sheet))
-    scan = scan_folder(source, key)
+    scan = scan_folder(source, key, accept=accept)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     write_sheet(sheet, scan, key)

@@ -68,6 +68,7 @@ def _row(stack: Stack, name: str, subject: str, session: str, hidden: frozenset[
         problems=list(stack.problems),
         remarks=[*stack.remarks, f"{len(stack.planes)} planes"] if stack.grid is None else list(stack.remarks),
         order=(first.series_number, first.series_uid),
+        skip=found.other,
         stack=stack,
     )
 

@@ -39,6 +39,8 @@ class Proposal:
     why: str
     contrast_unsaid: bool = False
     """A T1 for which nothing says whether contrast agent was given."""
+    other: bool = False
+    """It is none of the sequences: its image type says so, or its words do and none of them is for a sequence."""
 
 
 _B, _E = r"(?<![a-z])", r"(?![a-z])"
@@ -113,7 +115,8 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
         return _named(named, facts, text, physics, measured)
     other = says_other(text) or _other_type(facts)
     if other is not None and not (other == "projection" and "t1" in text):
-        return Proposal(None, "unknown", f"{where} or image type speaks of {other}")
+        certain = no_sequence(facts) is not None or not words_of(text)
+        return Proposal(None, "unknown", f"{where} or image type speaks of {other}", other=certain)
     found = words_of(text)
     if found == {"t1", "flair"} and physics & {"t1", "flair"}:
         found = physics & {"t1", "flair"}  # "T1 FLAIR" is a T1 with a short inversion time

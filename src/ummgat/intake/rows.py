@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 
@@ -13,6 +14,10 @@ from ummgat.intake.stacks import Stack
 NOT_USED = "none"
 ROLES = (*SEQUENCES, "seg", "wt", "brain_mask")
 """What a user may write as `sequence`: a sequence, an annotation with labels, one of the whole tumour, a mask of the brain."""
+
+
+Accept = Literal["sure", "likely"]
+"""How sure a proposal must be to be taken without a person's word."""
 
 
 @dataclass
@@ -37,7 +42,8 @@ class Row:
     """Why a person must look before it is used."""
     remarks: list[str] = field(default_factory=list)
     skip: bool = False
-    """It could be used, but will not be unless asked for: a copy, an already processed file."""
+    """It could be used, but will not be unless asked for: a copy, an already processed file, a runner-up, or what is no sequence."""
+    accept: Accept = field(default="sure", repr=False)
     order: tuple[int, str] = field(default=(0, ""), repr=False)
     """Series number, to tell what was acquired first."""
     path: Path | None = field(default=None, repr=False)
@@ -46,10 +52,13 @@ class Row:
 
     @property
     def sequence(self) -> str:
-        """What the sheet is filled with: the proposal where it is sure, `none` for what is not used, else empty, to be asked."""
+        """What the sheet is filled with: the proposal where it is sure enough, `none` for what is not used, else empty, to be
+        asked.
+        """
         if self.problems or self.skip:
             return NOT_USED
-        return self.proposal if self.proposal and self.sure == "sure" and not self.doubts else ""
+        taken = self.sure == "sure" or self.sure == self.accept
+        return self.proposal if self.proposal and taken and not self.doubts else ""
 
     @property
     def findings(self) -> str:

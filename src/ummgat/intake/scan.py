@@ -12,7 +12,7 @@ from ummgat.intake.file_rows import file_rows
 from ummgat.intake.headers import NotImage, Plane, looks_like_dicom, read_planes
 from ummgat.intake.images import kind_of
 from ummgat.intake.privacy import Key, redact
-from ummgat.intake.rows import Row
+from ummgat.intake.rows import Accept, Row
 from ummgat.intake.settle import settle
 
 _OTHER = """
@@ -39,7 +39,7 @@ class Scan:
         return sorted({row.subject for row in self.rows})
 
 
-def scan_folder(folder: Path, key: Key, progress: Callable[[int], None] | None = None) -> Scan:
+def scan_folder(folder: Path, key: Key, progress: Callable[[int], None] | None = None, accept: Accept = "sure") -> Scan:
     """List every series and image file below `folder`.
 
     Parameters
@@ -52,6 +52,8 @@ def scan_folder(folder: Path, key: Key, progress: Callable[[int], None] | None =
         Gives the labels and learns new ones; write it to have the same ones next time.
     progress : callable, optional
         Called with the number of files looked at.
+    accept : "sure" or "likely"
+        How sure a proposal must be to be taken.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def scan_folder(folder: Path, key: Key, progress: Callable[[int], None] | None =
     hidden = frozenset(word for identity in {plane.identity for plane in planes} for word in identity.words())
     rows, scan.remarks = file_rows(images, folder, key, hidden)
     rows += dicom_rows(planes, key, hidden)
-    scan.rows = settle(rows)
+    scan.rows = settle(rows, accept)
     scan.remarks += [f"{n} {'file' if n == 1 else 'files'} left out: {why}" for why, n in sorted(left_out.items())]
     if not scan.rows:
         raise ValueError(

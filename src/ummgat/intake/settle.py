@@ -8,14 +8,20 @@ from pathlib import Path
 from ummgat.core.domain import SEQUENCES
 from ummgat.core.extras import need
 from ummgat.intake.headers import quiet
-from ummgat.intake.rows import Row
+from ummgat.intake.prefer import prefer
+from ummgat.intake.rows import Accept, Row
 
 _CHUNK = 1 << 20
 
 
-def settle(rows: Sequence[Row]) -> list[Row]:
-    """Sort the rows by subject, exam and series, and complete each in the light of the others. Changes the rows."""
+def settle(rows: Sequence[Row], accept: Accept = "sure") -> list[Row]:
+    """Sort the rows by subject, exam and series, and complete each in the light of the others. Changes the rows.
+
+    With `accept` "likely", proposals that are only likely are taken like sure ones.
+    """
     ordered = sorted(rows, key=lambda row: (row.subject, row.session, row.order, row.series))
+    for row in ordered:
+        row.accept = accept
     for _, members in groupby(ordered, lambda row: (row.subject, row.session)):
         exam = list(members)
         _mark_copies(exam)
@@ -73,23 +79,45 @@ def _digest(path: Path) -> str:
 
 
 def _tell_contrast(exam: Sequence[Row]) -> None:
-    """A T1 of which nothing says whether contrast agent was given was plain if the exam's first t1ce came after it."""
+    """A T1 of which nothing says whether contrast agent was given was plain if the exam's first t1ce came after it, and shows
+    the agent if it came later. Without any t1ce, one protocol run twice with others in between was probably run for that.
+    """
     given = [row.order[0] for row in _usable(exam) if row.proposal == "t1ce" and row.sure == "sure" and row.order[0]]
-    for row in exam:
-        if not row.contrast_unsaid or not given or not row.order[0]:
-            continue
+    unsaid = [row for row in exam if row.contrast_unsaid and row.order[0]]
+    for row in unsaid if given else ():
         if row.order[0] < min(given):
             row.sure = "sure"
             row.why += "; acquired before the series with contrast agent"
         else:
-            row.proposal, row.sure = None, "unknown"
+            row.proposal, row.sure = "t1ce", "likely"
             row.why += "; acquired after contrast agent was given"
+    if given or any(row.proposal == "t1ce" for row in exam):
+        return
+    by_protocol = sorted((row for row in unsaid if not row.problems and not row.skip), key=_protocol)
+    for _, members in groupby(by_protocol, _protocol):
+        runs = sorted(members, key=lambda row: row.order)
+        if len(runs) == 2 and any(runs[0].order < row.order < runs[1].order for row in exam):
+            runs[0].why += "; the same was acquired again after other series"
+            runs[1].proposal = "t1ce"
+            runs[
+                1
+            ].why += "; the same was acquired before, with other series in between: probably before contrast agent"
+
+
+def _protocol(row: Row) -> tuple[str, str]:
+    """What two runs of one protocol share."""
+    grid = row.grid
+    return row.description, "" if grid is None else f"{grid.shape} {[round(mm, 3) for mm in grid.spacing_mm]}"
 
 
 def _mark_rivals(exam: Sequence[Row]) -> None:
-    """Where several rows could be one sequence, ask which."""
+    """Where several rows could be one sequence, prefer one by rule; annotations and masks are asked about."""
     for sequence in (*SEQUENCES, "seg", "brain_mask"):
         found = [row for row in _usable(exam) if row.proposal == sequence and row.sure != "unknown"]
+        if sequence in SEQUENCES:
+            if len(found) > 1:
+                prefer(found, sequence)
+            continue
         if sequence == "seg":
             found += [row for row in _usable(exam) if row.proposal == "wt"]
         for row in found if len(found) > 1 else ():

@@ -136,7 +136,7 @@ def _may_be(row: Row | None) -> tuple[str, ...]:
     """Sequences that a series may be of which nobody said; none for one that is gone or cannot be used."""
     if row is None or row.problems:
         return ()
-    if row.proposal == "t1" and row.contrast_unsaid:
+    if row.contrast_unsaid:
         return ("t1", "t1ce")
     if row.proposal is not None:
         return (row.proposal,) if row.proposal in SEQUENCES else ()
