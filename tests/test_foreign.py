@@ -254,6 +254,16 @@ def test_a_bad_answer_is_a_clear_error_and_the_next_study_is_segmented(nnunet, o
     assert (segmenter(images(6, 20)) == 2).all()
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="environments of others are read on Linux only")
+def test_a_foreign_model_sees_no_secrets_of_the_environment(nnunet, opened, monkeypatch):
+    monkeypatch.setenv("CLOUD_TOKEN", "hush")
+    monkeypatch.setenv("nnUNet_results", "somewhere")
+    segmenter = opened(nnunet)
+    seen = Path(f"/proc/{segmenter.worker._process.pid}/environ").read_bytes()
+    assert b"hush" not in seen
+    assert b"nnUNet_results=somewhere" in seen
+
+
 def test_a_hanging_model_is_killed_with_its_children_and_starts_anew(nnunet, opened):
     segmenter = opened(nnunet)
     write(nnunet / "moods.json", {str(60 * 5): "hang"})

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -218,6 +219,21 @@ def test_the_key_is_private_and_holds_no_patient(disc, tmp_path):
     key.write_text("{}")
     with pytest.raises(ValueError, match="Key of subject labels is not valid"):
         Key.read(key)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are of POSIX")
+def test_nobody_else_can_read_the_key_at_any_moment(tmp_path, monkeypatch):
+    """Its mode when it takes its name is the one that it keeps."""
+    modes = []
+    replace = Path.replace
+
+    def watched(path, target):
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    Key("00" * 16).write(tmp_path / "sheet.key.json")
+    assert modes == [0o600]
 
 
 def test_labels_do_not_follow_the_order_of_names_or_ids():

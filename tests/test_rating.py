@@ -343,7 +343,7 @@ def test_from_the_cohort_to_the_summary(cohort, model_path, trained_run, tmp_pat
     page = (out / "rate.html").read_text(encoding="utf-8")
     assert f'data-page="{key[0]["page"]}"' in page
     files = []
-    for name in ("Ann", "B|ob"):
+    for name in ("Ann", "B|ob<b>[x](http://y.z)"):
         rows = [
             {"page": r["page"], "reader": name, "image": r["image"], "answer": r["truth"], "quality": "3", "remark": ""}
             for r in key
@@ -363,7 +363,7 @@ def test_from_the_cohort_to_the_summary(cohort, model_path, trained_run, tmp_pat
     assert values["Cohen's kappa"] == 1.0
     assert values["ICC(2,1)"] is None  # all said 3
     text = (tmp_path / "scores" / "summary.md").read_text(encoding="utf-8")
-    assert "| B/ob | 1.00 (0.51 to 1.00) |" in text
+    assert r"| B/ob\<b\>\[x\](http\://y\.z) | 1.00 (0.51 to 1.00) |" in text
     assert "does not exist" in text
     again = run.invoke(app, given)
     assert again.exit_code == 2

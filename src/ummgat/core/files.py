@@ -22,10 +22,11 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, private: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when not.
 
-    The temporary name keeps the suffixes of `path`, because writers choose the format by them.
+    The temporary name keeps the suffixes of `path`, because writers choose the format by them. With `private` nobody but the
+    owner can read the file, at no moment.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,9 +35,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)  # mkstemp makes files private; give the user's usual permissions
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if not private:
+            umask = os.umask(0)  # mkstemp makes files private; give the user's usual permissions
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except BaseException:  # Ctrl-C included: nothing half-written may stay
         with suppress(FileNotFoundError):
@@ -87,9 +89,9 @@ def explained_full_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """Write UTF-8 text atomically; with `private` for its owner's eyes alone."""
+    with atomic_path(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -121,9 +123,9 @@ def _opened_here(path: Path, flags: int) -> int:
         ) from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, private: bool = False) -> None:
+    """Write indented JSON atomically; with `private` for its owner's eyes alone."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", private)
 
 
 def read_json(path: Path) -> Any:

@@ -71,8 +71,7 @@ class Key:
 
     def write(self, path: Path) -> None:
         """Write the key, readable by its owner only: with it and a list of patients, labels could be traced."""
-        write_json(path, {"format": _FORMAT, "salt": self.salt, "labels": self._labels})
-        path.chmod(0o600)
+        write_json(path, {"format": _FORMAT, "salt": self.salt, "labels": self._labels}, private=True)
 
     def code(self, *parts: str) -> str:
         """Twelve hexadecimal digits that say nothing about `parts` to whoever lacks the salt."""

@@ -1,6 +1,7 @@
 """What readers of a blinded page found out: answers checked against the key, scored, and compared with each other."""
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -314,4 +315,5 @@ def _p(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")
+    """Text that someone else wrote, so that none of it is taken for markup or a link."""
+    return re.sub(r"([\\`*_\[\]<>#!~:.])", r"\\\1", text.replace("|", "/").replace("\n", " "))

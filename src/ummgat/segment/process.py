@@ -1,11 +1,13 @@
 """A long-lived process of its own for a foreign model: asked, waited for, killed with its children, started again."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ummgat.segment import worker
+
+_PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|TEMP|TMP|PYTHONPATH|PYTHONHOME|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH"
+    r"|DYLD_.*LIBRARY_PATH|SYSTEMROOT|(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|CUDA_.*|NVIDIA_.*|HIP_.*|ROCR_.*|nnUNet_.*"
+    r"|(XDG|MPL|TORCH|MONAI)_?.*(HOME|DIR|CACHE.*|CONFIGDIR)"
+)
+"""What a model that others made needs to know of the environment: where programs and libraries lie, language, threads, devices."""
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that a foreign model's process gets: no tokens, no passwords.
+
+    Examples
+    --------
+    >>> passed_on({"PATH": "/bin", "CLOUD_SECRET": "x", "nnUNet_results": "/models"})
+    {'PATH': '/bin', 'nnUNet_results': '/models'}
+    """
+    return {name: value for name, value in environment.items() if _PASSED_ON.fullmatch(name)}
 
 
 @dataclass
@@ -52,6 +72,7 @@ class Worker:
                 stderr=self._log,
                 bufsize=0,
                 start_new_session=True,  # a group of its own, to be killed with its children
+                env=passed_on(os.environ),
             )
         except OSError as error:
             self._log.close()
