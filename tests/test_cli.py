@@ -528,6 +528,16 @@ def test_from_segmenter_to_report(cohort, model_path, paired, work, monkeypatch)
     assert {p.suffix for p in (work / "page").iterdir()} == {".html", ".csv", ".png", ".svg", ".json"}
     refused("report", "ev", "page")  # never replaced unasked
     assert (work / "ev" / "results.csv").read_text(encoding="utf-8") == before
+    # Without a draw everybody is a test subject, which is said, and nobody may have trained.
+    call = ["evaluate", cohort, "all", "--segmenter", "seg/segmenter.safetensors", "--model", model_path]
+    assert f"Found {selected}; expected none" in refused(*call)
+    shutil.copytree(cohort / tested, work / "own" / tested)
+    call[1] = work / "own"
+    result = run(*call, "--scenarios", "none,t1")
+    assert result.exit_code == 0, result.stderr
+    assert "No draw: all 1 subjects are taken for test subjects" in result.stdout
+    told = json.loads((work / "all" / "settings.json").read_text(encoding="utf-8"))
+    assert (told["draw"], told["subjects"]) == ("none: all are taken for test subjects", [tested])
     # Nobody is tested who trained.
     write_json(work / "swap.json", drawn | {"train": {tested: ["t1"]}, "selection": [], "test": [selected]})
     again = ["evaluate", cohort, "other", "--draw", work / "swap.json", "--segmenter", "seg/segmenter.safetensors"]

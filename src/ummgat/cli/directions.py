@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.options import Device, Jobs, Overwrite
+from ummgat.cli.options import Device, Jobs, Overwrite, TestDraw
 from ummgat.cli.terminal import command, progress, report_failures, say
 
 
@@ -14,7 +14,7 @@ def directions(
     cohort: Annotated[Path, typer.Argument(help="Prepared cohort with complete subjects.")],
     out: Annotated[Path, typer.Argument(help="New folder for directions.csv, directions.md and pictures.")],
     model: Annotated[Path, typer.Option(help="Model exported by `ummgat train`.")],
-    draw: Annotated[Path, typer.Option(help="Draw of the training run: it says who is a test subject.")],
+    draw: TestDraw = None,
     part: Annotated[
         Literal["selection", "test"], typer.Option(help="Whom to measure; choose nothing by test.")
     ] = "test",
@@ -25,7 +25,7 @@ def directions(
     """Measure every direction between sequences against the truth: generated, copied, histogram-matched, empty."""
     import torch
 
-    from ummgat.core.draw import load_draw
+    from ummgat.core.draw import NO_DRAW, given_or_all_test
     from ummgat.core.each import gathered
     from ummgat.core.files import require_new, write_text
     from ummgat.core.machine import choose_device
@@ -35,8 +35,10 @@ def directions(
     from ummgat.quality.pictures import direction_grid
 
     require_new(out, overwrite)
-    trained, wanted = load_model(model, torch.device(choose_device(device))), load_draw(draw)
-    studies = wanted.studies(load_cohort(cohort), part, cohort)
+    trained, everybody = load_model(model, torch.device(choose_device(device))), load_cohort(cohort)
+    studies = given_or_all_test(draw, everybody).studies(everybody, part, cohort)
+    if draw is None:
+        say(NO_DRAW.format(n=len(studies)))
     with progress("measuring") as update:
         measured = measure(trained, studies, jobs=jobs, progress=update)
     rows = gathered(measured)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ummgat.cli.options import Device, Jobs
+from ummgat.cli.options import Device, Jobs, TestDraw
 from ummgat.cli.segmenters import ChannelOrder, Interpreter, Orientation, Timeout, Trust, open_segmenter
 from ummgat.cli.terminal import comma_list, command, progress, report_failures, say
 
@@ -32,7 +32,7 @@ Segmenter = Annotated[
 def evaluate(
     cohort: Annotated[Path, typer.Argument(help="Prepared cohort with labels and all sequences.")],
     out: Annotated[Path, typer.Argument(help="Folder for results.csv. The same command again goes on where it was.")],
-    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: it says who is a test subject.")],
+    draw: TestDraw = None,
     model: Annotated[Path | None, typer.Option(help="Generative model. Default: the bundled one.")] = None,
     segmenter: Segmenter = None,
     dropout: Annotated[
@@ -70,7 +70,7 @@ def evaluate(
     """Take sequences away, put substitutes in their place, segment, and write Dice and HD95 of each."""
     import torch
 
-    from ummgat.core.draw import load_draw
+    from ummgat.core.draw import NO_DRAW, given_or_all_test
     from ummgat.core.machine import (
         BUNDLED_DROPOUT,
         BUNDLED_MODEL,
@@ -91,9 +91,11 @@ def evaluate(
     if segmenter is None:
         dropout = dropout or bundled_file(BUNDLED_DROPOUT)
     on = torch.device(choose_device(device))
-    wanted, generator = load_draw(draw), load_model(given_or_bundled(model, BUNDLED_MODEL), on)
     studies = load_cohort(cohort)
+    wanted, generator = given_or_all_test(draw, studies), load_model(given_or_bundled(model, BUNDLED_MODEL), on)
     chosen = wanted.studies(studies, part, cohort)
+    if draw is None:
+        say(NO_DRAW.format(n=len(chosen)))
     foreign = (trust, segmenter_sequences, segmenter_orientation, segmenter_timeout, segmenter_python, on)
     segmenters = {"plain": open_segmenter(given_or_bundled(segmenter, BUNDLED_SEGMENTER), chosen, *foreign)}
     if dropout is not None:
@@ -126,6 +128,8 @@ def evaluate(
         "in_training_part": seen,
         "correlations": {f"{a} {b}": round(value, 4) for (a, b), value in correlated.items()},
     }
+    if draw is None:
+        settings["draw"] = "none: all are taken for test subjects"
     with progress("evaluating") as update:
         report = run(
             segmenters,

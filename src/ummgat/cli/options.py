@@ -31,6 +31,11 @@ Accept = Annotated[
     typer.Option(help="How sure it must be which sequence a series is; below that a person is asked."),
 ]
 
+TestDraw = Annotated[
+    Path | None,
+    typer.Option("--draw", help="File written by `ummgat draw`: it says who is a test subject. Default: everybody is."),
+]
+
 Template = Annotated[
     Path | None, typer.Option(help="With --raw: image to register to; default MNI152 in BraTS's field of view.")
 ]

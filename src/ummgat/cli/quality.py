@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ummgat.cli.options import Device, Jobs
+from ummgat.cli.options import Device, Jobs, TestDraw
 from ummgat.cli.terminal import comma_list, command, progress, report_failures, say
 
 
@@ -13,7 +13,7 @@ from ummgat.cli.terminal import comma_list, command, progress, report_failures, 
 def quality(
     cohort: Annotated[Path, typer.Argument(help="Prepared cohort with labels and all sequences.")],
     out: Annotated[Path, typer.Argument(help="Folder, best that of `ummgat evaluate`: `ummgat report` shows both.")],
-    draw: Annotated[Path, typer.Option(help="File written by `ummgat draw`: it says who is a test subject.")],
+    draw: TestDraw = None,
     model: Annotated[Path | None, typer.Option(help="Generative model. Default: the bundled one.")] = None,
     beside: Annotated[
         list[str] | None,
@@ -38,7 +38,7 @@ def quality(
     """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make pictures."""
     import torch
 
-    from ummgat.core.draw import load_draw
+    from ummgat.core.draw import NO_DRAW, given_or_all_test
     from ummgat.core.machine import BUNDLED_MODEL, BUNDLED_SEGMENTER, choose_device, given_or_bundled
     from ummgat.core.study import load_cohort
     from ummgat.model.weights import load_model
@@ -50,7 +50,10 @@ def quality(
     main = load_model(given_or_bundled(model, BUNDLED_MODEL), on)
     models = {"model": main} | {name: load_model(path, on) for name, path in _beside(beside or []).items()}
     own = load_segmenter(given_or_bundled(segmenter, BUNDLED_SEGMENTER), on)
-    chosen = load_draw(draw).studies(load_cohort(cohort), part, cohort)
+    everybody = load_cohort(cohort)
+    chosen = given_or_all_test(draw, everybody).studies(everybody, part, cohort)
+    if draw is None:
+        say(NO_DRAW.format(n=len(chosen)))
     extractors = [segmenter_bottleneck(own), random_convolutions()]
     if inception is not None:
         extractors.insert(0, inception_fid(inception))

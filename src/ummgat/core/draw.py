@@ -69,6 +69,22 @@ class Draw(BaseModel):
         return DomainTable.from_names(self.domains)
 
 
+NO_DRAW = (
+    "No draw: all {n} subjects are taken for test subjects. If a network trained on any of them, the numbers say nothing of new "
+    "patients."
+)
+"""What to say where `given_or_all_test` had nothing to go by."""
+
+
+def given_or_all_test(path: Path | None, studies: Sequence[Study]) -> Draw:
+    """The draw in a file; without one, every study is a test subject, as in a cohort that nothing was trained on."""
+    if path is not None:
+        return load_draw(path)
+    domains = sorted({f"{study.center}/{sequence}" for study in studies for sequence in study.acquired})
+    test = [study.subject for study in studies]
+    return Draw(mode="all", seed=None, domains=domains, train={}, selection=[], test=test)
+
+
 def load_draw(path: Path) -> Draw:
     """Read a draw file written by `ummgat draw`."""
     try:
