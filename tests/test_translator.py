@@ -99,6 +99,26 @@ def test_an_atlas_that_does_not_fit_one_source_is_left_out_there_and_said(model,
     assert ((image > 0) == (brain_of(0) > 0)).all()
 
 
+def test_what_the_sources_see_is_asked_once_for_all_targets(model, monkeypatch):
+    """In whatever order a target ranks them; another code, another choice of planes or fewer sources are asked anew."""
+    calls = []
+
+    def seen(generator, volume, code, beside, domain, only=None):
+        calls.append(domain)
+        return np.full((4, *SHAPE), 0.25, np.float32)
+
+    monkeypatch.setattr("ummgat.model.translator.lesion_posterior", seen)
+    translator = Translator(model, {"t1": brain_of(0), "t2": brain_of(0)}, "A")
+    a, b = model.codes["mean"][0], model.codes["mean"][1]
+    first = translator.posterior({"t1": a, "t2": b})
+    assert translator.posterior({"t2": b, "t1": a}) is first
+    assert len(calls) == 2
+    for codes, only in (({"t1": b, "t2": b}, None), ({"t1": a, "t2": b}, [0]), ({"t1": a}, None)):
+        before = len(calls)
+        translator.posterior(codes, only)
+        assert len(calls) == before + len(codes)
+
+
 def test_experts_that_agree_are_surer_together_and_a_silent_one_changes_nothing(model, monkeypatch):
     """Each says ET with .5 where a prior says .02: two are surer than one, but not as sure as if they were independent."""
     seen = np.zeros((4, *SHAPE), np.float32)

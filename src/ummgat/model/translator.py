@@ -1,7 +1,7 @@
 """Translate between the sequences of one study: registers the atlas once, pools what its sources see of lesions."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -56,7 +56,7 @@ class Translator:
         """Sequence → correlation with the registered atlas."""
         self._brought: Brought | None = None
         self._registered = False
-        self._posterior: NDArray[np.float32] | None = None
+        self._pooled: tuple[Hashable, NDArray[np.float32]] | None = None
         beside = Beside.of(model.table, model.config, model.lesions, model.lesion_spreads)
         self._beside = beside if enhancement == "expected" else beside.without_enhancement()
 
@@ -106,7 +106,7 @@ class Translator:
         """Probabilities of background, NCR, ED and ET from all sources together: (4, plane, row, column). None without a gate.
 
         A product of experts: each sees one sequence and never saw a pair, so what they say is multiplied. They are not
-        independent, hence `BRAKE`.
+        independent, hence `BRAKE`. The last answer is kept: directions to several targets ask for the same.
 
         Parameters
         ----------
@@ -118,6 +118,19 @@ class Translator:
         generator = self.model.nets.generator
         if generator.gate is None or not codes:
             return None
+        ordered = {
+            q: codes[q] for q in self.volumes if q in codes
+        }  # targets rank their sources differently: one sum for all
+        key = (
+            tuple((q, code.cpu().numpy().tobytes()) for q, code in ordered.items()),
+            None if only is None else tuple(only),
+        )
+        if self._pooled is None or self._pooled[0] != key:
+            self._pooled = key, self._pool(ordered, only)
+        return self._pooled[1]
+
+    def _pool(self, codes: Mapping[str, Tensor], only: Sequence[int] | None) -> NDArray[np.float32]:
+        generator = self.model.nets.generator
         beside = self._beside._replace(brought=self.brought())
         total: NDArray[np.float32] | None = None
         prior = np.log(np.array(PRIOR, np.float32))[:, None, None, None]
