@@ -132,12 +132,7 @@ def translate_volume(
         # In 32 bits tanh may reach -1, the value of background.
         out[chosen, rows, columns] = np.where(part[:, rows, columns] > 0, np.maximum(from_unit(y), 1), 0)
 
-    parts = [planes[start : start + batch] for start in range(0, len(planes), batch)]
-    if device.type == "cpu":
-        _on_all_threads(translate, parts)
-    else:
-        for part in parts:
-            translate(part)
+    _on_parts(translate, [planes[start : start + batch] for start in range(0, len(planes), batch)], device)
     return settled(out, flicker) if only is None else out
 
 
@@ -146,9 +141,9 @@ def _with_brain(volume: NDArray[np.uint8], only: Sequence[int] | None) -> NDArra
     return planes if only is None else np.intersect1d(planes, np.asarray(only, np.intp))
 
 
-def _on_all_threads(work: Callable[[NDArray[np.intp]], None], parts: list[NDArray[np.intp]]) -> None:
-    """Do the parts on as many Python threads as PyTorch has, each with a single one of PyTorch's."""
-    n = min(torch.get_num_threads(), len(parts))
+def _on_parts(work: Callable[[NDArray[np.intp]], None], parts: list[NDArray[np.intp]], device: torch.device) -> None:
+    """Do the parts, on a CPU on as many Python threads as PyTorch has, each with a single one of PyTorch's."""
+    n = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1
     if n <= 1:
         for part in parts:
             work(part)
@@ -196,7 +191,6 @@ def _maps(
     return torch.from_numpy(np.ascontiguousarray(out[:, :, box[0], box[1]]))
 
 
-@torch.inference_mode()
 def lesion_posterior(
     generator: UShape,
     volume: NDArray[np.uint8],
@@ -207,14 +201,15 @@ def lesion_posterior(
     only: Sequence[int] | None = None,
 ) -> NDArray[np.float32]:
     """What the generator's gate sees in a volume: (4, plane, row, column) probabilities; background 1 outside the brain, and
-    in planes that are not among `only`.
+    in planes that are not among `only`. On a CPU threads take planes of their own, see `translate_volume`.
     """
     out = np.zeros((1 + N_LABELS, *volume.shape), np.float32)
     out[0] = 1
     device = source.device
     planes = _with_brain(volume, only)
-    for start in range(0, len(planes), batch):
-        chosen = planes[start : start + batch]
+
+    @torch.inference_mode()
+    def see(chosen: NDArray[np.intp]) -> None:
         part = np.ascontiguousarray(volume[chosen])
         rows, columns, origin = _brain_box(part, generator.unit)
         x = torch.from_numpy(to_unit(part[:, rows, columns]))[:, None].to(device)
@@ -224,6 +219,8 @@ def lesion_posterior(
         found = generator.see(x, source.expand(len(x), -1), origin, aside).softmax(1) * (x > BACKGROUND)
         found[:, :1] += (x <= BACKGROUND).to(found.dtype)
         out[:, chosen[0] : chosen[-1] + 1, rows, columns][:, chosen - chosen[0]] = found.cpu().numpy().swapaxes(0, 1)
+
+    _on_parts(see, [planes[start : start + batch] for start in range(0, len(planes), batch)], device)
     return out
 
 
