@@ -13,7 +13,7 @@ from ummgat.core.study import Study
 from ummgat.evaluate import segmentation
 from ummgat.evaluate.lesion_wise import PENALTY_MM, lesion_wise
 from ummgat.evaluate.results import COLUMNS, read_results
-from ummgat.evaluate.scenarios import Scenario, Substitute
+from ummgat.evaluate.scenarios import METHODS, Scenario, Substitute
 from ummgat.evaluate.segmentation import Substitutes, correlations, evaluate
 
 SEQUENCES = ("t1", "t1ce", "t2")
@@ -213,9 +213,10 @@ def test_a_generator_that_blanks_tumours_is_exposed(tmp_path, model, studies, mo
 
 
 def test_a_killed_run_goes_on_without_redoing_or_losing_a_row(tmp_path, model, studies):
-    whole = run(tmp_path / "whole", model, studies, Oracle(studies))[1]
+    each = {"methods": [m for m in METHODS if m != "flood"]}  # which is a segmentation of its own only now and then
+    whole = run(tmp_path / "whole", model, studies, Oracle(studies), **each)[1]
     out = tmp_path / "killed"
-    run(out, model, studies, Oracle(studies))
+    run(out, model, studies, Oracle(studies), **each)
     lines = (out / "results.csv").read_text().splitlines(keepends=True)
     cut = len(lines) // 2
     cut -= (cut - 1) % 3  # a group is three regions
@@ -223,10 +224,10 @@ def test_a_killed_run_goes_on_without_redoing_or_losing_a_row(tmp_path, model, s
         "".join(lines[: cut + 2]) + lines[cut + 2][:25]
     )  # one region and a torn line too many
     oracle = Oracle(studies)
-    again = run(out, model, studies, oracle)[1]
+    again = run(out, model, studies, oracle, **each)[1]
     assert again == whole
     assert oracle.calls == (len(lines) - cut) // 3
-    assert run(out, model, studies, oracle)[1] == whole
+    assert run(out, model, studies, oracle, **each)[1] == whole
     assert oracle.calls == (len(lines) - cut) // 3
 
 
@@ -306,6 +307,22 @@ def test_other_segmenters_get_the_available_images_alone_and_what_complete_would
     }  # fmt: skip
     assert {r["method"] for r in rows} >= {"complete", "empty", "generate"}
     assert not [r for r in rows if r["method"] in ("copy", "matched")]
+
+
+def test_methods_restrict_what_is_tried_and_flood_costs_nothing_beside_copies(tmp_path, model, studies):
+    oracle = Oracle(studies)
+    _, rows = run(tmp_path / "a", model, studies[:1], oracle, scenarios=["t1ce"], methods=["copy", "flood"])
+    tried = {(r["method"], r["source"]) for r in rows}
+    assert {method for method, _ in tried} == {"copy", "flood"}
+    assert oracle.calls == len(tried) - 1
+    _, whole = run(tmp_path / "b", model, studies[:1], Oracle(studies), scenarios=["t1ce"])
+    assert [r for r in whole if r["method"] in ("copy", "flood")] == rows
+    _, alone = run(tmp_path / "c", model, studies[:1], Oracle(studies), scenarios=["t1ce"], methods=["flood"])
+    assert alone == [r for r in rows if r["method"] == "flood"]
+    for wrong in (["copied"], []):
+        with pytest.raises(ValueError, match=r"Unknown method: --methods.*expected some of complete, empty"):
+            run(tmp_path / "d", model, studies[:1], oracle, methods=wrong)
+    assert not (tmp_path / "d").exists()
 
 
 def test_correlation_is_the_median_over_subjects_and_symmetric(studies):

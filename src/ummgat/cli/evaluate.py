@@ -49,6 +49,13 @@ def evaluate(
             "Default: none,fixed,random; none,single,random with more than four sequences."
         ),
     ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these substitutes, of complete, empty, copy, matched, atlas, generate, fuse, flood: each costs a "
+            "segmentation or several. Default: all."
+        ),
+    ] = None,
     as_center: Annotated[
         str | None, typer.Option(help="Translate all studies as if they came from this center of the model.")
     ] = None,
@@ -140,6 +147,7 @@ def evaluate(
             settings,
             seed,
             comma_list(scenarios),
+            comma_list(methods),
             as_center=as_center,
             fine=None if fine is None else _same_subjects(load_cohort(fine), chosen, fine),
             jobs=jobs,

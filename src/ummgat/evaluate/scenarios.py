@@ -8,13 +8,15 @@ import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ummgat.core.domain import SEQUENCES
 
 Method = Literal["complete", "empty", "copy", "matched", "atlas", "generate", "fuse", "flood"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
 
 Assignment = tuple[tuple[str, str], ...]
 """(target, source) for each missing sequence."""
@@ -124,6 +126,22 @@ def scenario_names(sequences: Sequence[str], wanted: Sequence[str] | None) -> se
                 f"out of {', '.join(sequences)}, as {'+'.join(sequences[:2])}. Correct it."
             )
     return found
+
+
+def method_names(wanted: Sequence[str] | None) -> frozenset[str]:
+    """Methods to try: all without a wish.
+
+    Raises
+    ------
+    ValueError
+        A name that is no method.
+    """
+    unknown = [name for name in wanted or () if name not in METHODS]
+    if unknown or (wanted is not None and not wanted):
+        raise ValueError(
+            f"Unknown method: --methods. Found {', '.join(unknown) or 'none'}; expected some of {', '.join(METHODS)}. Correct it."
+        )
+    return frozenset(METHODS if wanted is None else wanted)
 
 
 def substitutes_of(

@@ -1,6 +1,6 @@
 """Does it help the segmenter? Every scenario and every substitute, one segmentation after another."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from ummgat.core.each import Progress, Report
 from ummgat.core.matching import match_histogram
 from ummgat.core.study import LABELS, Study, require_spacing
 from ummgat.evaluate.results import Row, add_each, key_of, opened_results, round_trip, scores
-from ummgat.evaluate.scenarios import Scenario, Substitute, all_scenarios, scenario_names, substitutes_of
+from ummgat.evaluate.scenarios import (
+    Assignment,
+    Scenario,
+    Substitute,
+    all_scenarios,
+    method_names,
+    scenario_names,
+    substitutes_of,
+)
 from ummgat.model.translator import Translator
 from ummgat.model.weights import TrainedModel
 from ummgat.segment.contract import Segmenter, checked
@@ -33,6 +41,7 @@ def evaluate(
     settings: Mapping[str, Any],
     seed: int = 0,
     scenarios: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     as_center: str | None = None,
     fine: Mapping[str, Study] | None = None,
     jobs: int = 1,
@@ -60,6 +69,8 @@ def evaluate(
         Of the random scenario.
     scenarios : sequence of str, optional
         Names and groups to restrict to, see `scenario_names`, which also says the default.
+    methods : sequence of str, optional
+        Of `scenarios.METHODS`, to restrict to: each costs a segmentation or several. Default: all.
     as_center : str, optional
         Center of the model as whose all studies are translated, for cohorts of centers that it was not trained with. It is
         written to the settings, and to each row as `M as A`.
@@ -78,7 +89,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        A folder of another evaluation, an unknown scenario, a center that the model does not know, or a segmenter that
+        A folder of another evaluation, an unknown scenario or method, a center that the model does not know, or a segmenter that
         trained on one of the studies.
     """
     silent = require_unseen(segmenters, studies)
@@ -92,6 +103,7 @@ def evaluate(
             f"No scenario is left: --scenarios. Found {', '.join(scenarios or ())}; expected sequences out of {known}, and not "
             "all of them. Correct it."
         )
+    tried = method_names(methods)
     for study in studies:
         require_spacing(study, model.config.data.spacing_mm)
     told = dict(settings) | {"seed": seed} | ({"as_center": as_center} if as_center else {})
@@ -101,7 +113,7 @@ def evaluate(
         told["fine_mm"] = sorted({study.grid.spacing_mm[0] for study in fine.values()})
     with opened_results(out, told) as results:
         done = frozenset(results.done)
-        order = _Order(segmenters, model, correlated, wanted, done, seed, as_center, fine or {})
+        order = _Order(segmenters, model, correlated, wanted, tried, done, seed, as_center, fine or {})
         return add_each(results, studies, _rows_of, order, jobs, progress)
 
 
@@ -111,6 +123,7 @@ class _Order:
     model: TrainedModel
     correlated: Mapping[tuple[str, str], float]
     wanted: Mapping[str, set[str]]
+    methods: frozenset[str]
     done: frozenset[tuple[str, ...]]
     seed: int
     as_center: str | None
@@ -119,7 +132,7 @@ class _Order:
 
 def _rows_of(order: _Order, study: Study) -> Iterator[list[Row]]:
     task = Task(study, order.fine.get(study.subject), order.seed, order.as_center)
-    return _subject_rows(order.segmenters, order.model, task, order.correlated, order.wanted, order.done)
+    return _subject_rows(order, task)
 
 
 @dataclass(frozen=True)
@@ -132,16 +145,9 @@ class Task:
     as_center: str | None
 
 
-def _subject_rows(
-    segmenters: Mapping[str, Segmenter | CrossFitted],
-    model: TrainedModel,
-    task: Task,
-    correlated: Mapping[tuple[str, str], float],
-    wanted: Mapping[str, set[str]],
-    done: Container[tuple[str, ...]],
-) -> Iterator[list[Row]]:
-    """Rows of one subject that are not in `done`, one segmentation after another."""
-    study = task.study
+def _subject_rows(order: _Order, task: Task) -> Iterator[list[Row]]:
+    """Rows of one subject that are not done, one segmentation after another."""
+    model, study = order.model, task.study
     truth = study.labels()
     if truth is None:
         raise ValueError(
@@ -149,10 +155,10 @@ def _subject_rows(
         )
     if task.fine is not None:
         rows = round_trip(study, task.fine)
-        if key_of(rows[0]) not in done:
+        if key_of(rows[0]) not in order.done:
             yield rows
     center = study.center if task.as_center is None else f"{study.center} as {task.as_center}"
-    for name, given in segmenters.items():
+    for name, given in order.segmenters.items():
         segmenter = given.of(study.subject) if isinstance(given, CrossFitted) else given
         sequences = segmenter.sequences
         absent = [q for q in sequences if q not in study.sequences]
@@ -163,21 +169,27 @@ def _subject_rows(
             )
         images = Substitutes(model, study, sequences, task.as_center)
         for scenario in all_scenarios(sequences, study.subject, task.seed):
-            if scenario.name not in wanted[name]:
+            if scenario.name not in order.wanted[name]:
                 continue
             has_atlas = model.atlas is not None
-            tried = substitutes_of(scenario, sequences, correlated, images.ranked, images.can_generate, has_atlas)
+            tried = substitutes_of(scenario, sequences, order.correlated, images.ranked, images.can_generate, has_atlas)
             if name != "plain":
                 tried = [s for s in tried if s.method in ("complete", "empty", "fuse") or _as_completed(s, tried)]
-            for substitute in tried:
+            copies: dict[Assignment, Volume] = {}
+            for substitute in (s for s in tried if s.method in order.methods):
                 about = {
                     "subject": study.subject, "center": center, "scenario": scenario.name,
                     "missing": "+".join(scenario.missing), "segmenter": name, "method": substitute.method,
                     "rule": substitute.rule, "source": substitute.source,
                 }  # fmt: skip
-                if key_of(about) in done:
+                if key_of(about) in order.done:
                     continue
-                found = checked(segmenter(images.complete(scenario, substitute)), study, name)
+                flooded = copies.get(substitute.assignment) if substitute.method == "flood" else None
+                found = flooded  # what was found with the same copy in place
+                if found is None:
+                    found = checked(segmenter(images.complete(scenario, substitute)), study, name)
+                if substitute.method == "copy":
+                    copies[substitute.assignment] = found
                 if substitute.method == "flood":
                     found = np.where(found > 0, LABELS["ET"], 0).astype(np.uint8)
                 yield scores(about, found, study, segmenter.regions, task.fine)
