@@ -55,7 +55,9 @@ class nnUNetPredictor:
         answer = (input_image[-1] // 10).astype(np.uint8)
         if mood == "hang":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
-            (self.folder / "pids.json").write_text(json.dumps([os.getpid(), child.pid]))
+            # The test reads it as soon as it is there: it must be there whole.
+            (self.folder / "pids.part").write_text(json.dumps([os.getpid(), child.pid]))
+            (self.folder / "pids.part").rename(self.folder / "pids.json")
             time.sleep(1000)
         elif mood == "raise":
             raise RuntimeError("out of order")
