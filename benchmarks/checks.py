@@ -1,10 +1,12 @@
-"""How often the checks of `ummgat check` are right: confusion, names changed at random, false alarms, and faults made on purpose.
+"""How often the checks of `ummgat check` are right: confusion, names changed at random, false alarms, and faults made
+on purpose.
 
     python benchmarks/checks.py COHORT [COHORT ...] [--draw d.json --part test] [--faults] [--json out.json]
 
-Every image of every study is asked for its name (confusion table). Then names are changed at random: in half of the trials two
-sequences of a study are swapped, in the other half one image comes alone under a wrong name; the right names beside them count as
-false alarms if they are doubted. With --faults every study is also moved, cut and painted on, and the findings are counted.
+Every image of every study is asked for its name (confusion table). Then names are changed at random: in half of the
+trials two sequences of a study are swapped, in the other half one image comes alone under a wrong name; the right names
+beside them count as false alarms if they are doubted. With --faults every study is also moved, cut and painted on, and
+the findings are counted.
 """
 
 import argparse
@@ -121,7 +123,9 @@ def alarms(measured: Mapping[str, Any], checker: Checker) -> dict[str, Any]:
 
 
 def faults(studies: list[Study], measured: Mapping[str, Any], checker: Checker) -> dict[str, Any]:
-    """Share of studies with a finding of the right kind after each fault, and with any finding that was not there before."""
+    """Share of studies with a finding of the right kind after each fault, and with any finding that was not there
+    before.
+    """
     before = {s: {(f.check, *f.images) for f in fs} for s, fs in judge_cohort(measured, checker.reference).items()}
     out = {}
     for name, (check, fault) in FAULTS.items():

@@ -1,11 +1,12 @@
-"""One (155, 176, 176) volume: the product's batched translation against slice by slice over the full image, same weights.
+"""One (155, 176, 176) volume: the product's batched translation against slice by slice over the full image, same
+weights.
 
 Usage: python benchmarks/complete_volume.py [--preset small] [--rounds 2] [--threads 0] [--json FILE]
 
 Slice by slice is what a plain loop does: every plane of the volume, whole, one at a time, fp32, each operation on all
 of PyTorch's threads. Batched is `translate_volume`: planes with brain only, a few at once on each thread, cut to their
-brain, background left out of attention and MLPs. Both give the same image, which is checked. The peak memory is that of a
-fresh process that only translates.
+brain, background left out of attention and MLPs. Both give the same image, which is checked. The peak memory is that of
+a fresh process that only translates.
 """
 
 import json
@@ -89,7 +90,8 @@ def main() -> None:
     for name, values in seconds.items():
         print(f"{name:16} {statistics.median(values):8.2f} s per volume")
     print(
-        f"largest difference {difference} grey levels; peak memory {memory / 1e9:.2f} GB, {torch.get_num_threads()} threads"
+        f"largest difference {difference} grey levels; peak memory {memory / 1e9:.2f} GB, {torch.get_num_threads()} "
+        f"threads"
     )
     ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
     if arguments.json:

@@ -51,7 +51,8 @@ class CountOperators(TorchDispatchMode):
         """Run the operator, then count it."""
         kwargs = kwargs or {}
         # Without autograd composites such as `linear` arrive whole, and have no formula: take them apart first. By the
-        # kernel that would have run; `func.decompose` prefers one in Python, whose bilinear interpolation is 50 operators.
+        # kernel that would have run; `func.decompose` prefers one in Python, whose bilinear interpolation is 50
+        # operators.
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
             with self:
                 return func._op_dk(COMPOSITE, *args, **kwargs)
@@ -74,7 +75,9 @@ class CountOperators(TorchDispatchMode):
 
 
 def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """PyTorch's own count where it is right, two FLOPs per multiplication; products with padding are counted as well."""
+    """PyTorch's own count where it is right, two FLOPs per multiplication; products with padding are counted as
+    well.
+    """
     name = func._overloadpacket.__name__
     if name == "_scaled_dot_product_flash_attention_for_cpu":  # the CPU kernel is not in the registry
         return sdpa_flop_count(*(t.shape for t in args[:3]))

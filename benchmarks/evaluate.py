@@ -1,10 +1,11 @@
 """Subjects per minute through every scenario, and where the time goes: generating, segmenting, scoring, writing.
 
-Usage: python benchmarks/evaluate.py [--subjects 1] [--spacing 2] [--scenarios none,fixed,random] [--threads 0] [--json FILE]
+Usage: python benchmarks/evaluate.py [--subjects 1] [--spacing 2] [--scenarios none,fixed,random] [--threads 0] [--json
+FILE]
 
-Runs the product's own `evaluate` on phantoms of the demo's kind with the bundled weights of model and segmenter (which come from 2 mm images of patients: the
-work is the same, the Dice means nothing here). The yardstick in the same run is one segmentation of one subject alone: how
-many times that a subject costs is what stays comparable between machines.
+Runs the product's own `evaluate` on phantoms of the demo's kind with the bundled weights of model and segmenter (which
+come from 2 mm images of patients: the work is the same, the Dice means nothing here). The yardstick in the same run is
+one segmentation of one subject alone: how many times that a subject costs is what stays comparable between machines.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/prepare.py --spacing 1 --sequences t1ce,t2
     python benchmarks/prepare.py --study FOLDER_WITH_t1.nii.gz_…
 
-Without --study a head of the phantom is scanned; its true brain stands in for the skull strip unless --deepbet is given. Memory is
-the process's highest so far, so a step that adds nothing to it shows the number of the one before.
+Without --study a head of the phantom is scanned; its true brain stands in for the skull strip unless --deepbet is
+given. Memory is the process's highest so far, so a step that adds nothing to it shows the number of the one before.
 """
 
 import argparse

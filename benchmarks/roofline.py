@@ -3,15 +3,16 @@
 Usage: python benchmarks/roofline.py [--preset small] [--set model.generator=attention_unet] [--rounds 3] [--threads 0]
                                      [--planes 0] [--device cpu] [--json FILE]
 
-Work is one cycle of the default training step, and one volume completed as the product does it. Attainable is the sum over all
-calls of operators of max(FLOPs / rate of matrix products, bytes / rate of copies), both rates measured in the same run
-(Williams et al. 2009, "roofline"). Operands count as lying in the fastest cache that holds them, and arithmetic outside
-of matrix products, convolutions and attention as free: no program with these operators can be faster, and some kernels
-cannot be as fast. A ratio of 1 would mean that only other operators, or fewer, could help.
+Work is one cycle of the default training step, and one volume completed as the product does it. Attainable is the sum
+over all calls of operators of max(FLOPs / rate of matrix products, bytes / rate of copies), both rates measured in the
+same run (Williams et al. 2009, "roofline"). Operands count as lying in the fastest cache that holds them, and
+arithmetic outside of matrix products, convolutions and attention as free: no program with these operators can be
+faster, and some kernels cannot be as fast. A ratio of 1 would mean that only other operators, or fewer, could help.
 
 Seconds per operator come from one run in which every call is timed alone; what they leave of the seconds measured
-without a clock inside is Python, autograd and the memory allocator. A volume is counted on one thread, whatever --threads says.
-Rates are the best seen, so other work on the machine lowers the ratio: seconds of CPU beside the measured ones tell.
+without a clock inside is Python, autograd and the memory allocator. A volume is counted on one thread, whatever
+--threads says. Rates are the best seen, so other work on the machine lowers the ratio: seconds of CPU beside the
+measured ones tell.
 """
 
 import json
@@ -124,7 +125,8 @@ def show(name: str, rows: list[Row], seconds: float, cpu: float) -> None:
     attainable, measured = (sum(getattr(row, key) for row in rows) for key in ("attainable", "measured"))
     print(
         f"\n{name}: {seconds:.2f} s measured ({cpu:.2f} s of CPU), {attainable:.2f} s attainable "
-        f"({sum(row.uncached for row in rows):.2f} s if nothing were cached); operators took {measured:.2f} s, clocked one by one"
+        f"({sum(row.uncached for row in rows):.2f} s if nothing were cached); operators took {measured:.2f} s, clocked "
+        f"one by one"
     )
     print(f"{'operator':34} {'calls':>7} {'GFLOP':>9} {'GB':>8} {'attainable s':>13} {'measured s':>11} {'ratio':>6}")
     lost = sorted(rows, key=lambda row: row.attainable - row.measured)[:6]

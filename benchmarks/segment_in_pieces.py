@@ -1,10 +1,11 @@
 """Train the built-in segmenter on a lent accelerator, from the files that `train_in_pieces.py pack` wrote.
 
     python benchmarks/segment_in_pieces.py --packed packed --out plain --minutes 1
-    python benchmarks/segment_in_pieces.py --packed packed --out robust --minutes 1 --teacher plain/segmenter.safetensors
+    python benchmarks/segment_in_pieces.py --packed packed --out robust --minutes 1 --teacher
+    plain/segmenter.safetensors
 
-With a teacher the segmenter learns every pattern of missing sequences equally often, missing channels empty, and what the
-teacher says of the complete images.
+With a teacher the segmenter learns every pattern of missing sequences equally often, missing channels empty, and what
+the teacher says of the complete images.
 """
 
 import argparse

@@ -1,13 +1,15 @@
-"""Train on a machine with an accelerator that is lent for minutes and reaches nothing: pack here, run there, finish here.
+"""Train on a machine with an accelerator that is lent for minutes and reaches nothing: pack here, run there, finish
+here.
 
     python benchmarks/train_in_pieces.py pack fine --data cohort --draw draw.json --out packed --parts 2
     python benchmarks/train_in_pieces.py run --packed packed --out there --minutes 8
     python benchmarks/train_in_pieces.py finish there --packed packed --data cohort --draw draw.json --out run
 
-`pack` learns the atlas, writes the training part of the cohort as small files, what losses expect of it, and the config. `run`
-needs numpy, scipy, Pillow, nibabel, pydantic, safetensors and torch, no registration library and no network; it writes the state
-in pieces of a size that any channel takes, goes on where it was if its folder holds one, and prints its throughput as JSON.
-`finish` scores and exports what came back, as `ummgat train` does at the end of a run, and packs it as `ummgat pack` does.
+`pack` learns the atlas, writes the training part of the cohort as small files, what losses expect of it, and the
+config. `run` needs numpy, scipy, Pillow, nibabel, pydantic, safetensors and torch, no registration library and no
+network; it writes the state in pieces of a size that any channel takes, goes on where it was if its folder holds one,
+and prints its throughput as JSON. `finish` scores and exports what came back, as `ummgat train` does at the end of a
+run, and packs it as `ummgat pack` does.
 """
 
 import argparse
@@ -242,8 +244,8 @@ def load_pieces(folder: Path) -> dict[str, Any]:
         steps.add((metadata["step"], metadata["pieces"]))
     if len(steps) != 1 or len(files) != metadata["pieces"]:
         raise ValueError(
-            f"State is incomplete: {folder}. Found {len(files)} pieces of steps {sorted(steps)}; expected all pieces of one "
-            "step. Copy them again."
+            f"State is incomplete: {folder}. Found {len(files)} pieces of steps {sorted(steps)}; expected all pieces "
+            f"of one step. Copy them again."
         )
     return {
         "tensors": tensors,

@@ -110,7 +110,8 @@ def main() -> None:
             seconds[name].append((time.perf_counter() - began) / len(iterations))
     rate = matmul_rate(device)
     print(
-        f"preset {arguments.preset}, {device}, {torch.get_num_threads()} threads, matrix products {rate / 1e9:.1f} GFLOP/s"
+        f"preset {arguments.preset}, {device}, {torch.get_num_threads()} threads, matrix products {rate / 1e9:.1f} "
+        f"GFLOP/s"
     )
     print(f"{'schedule':10} {'s/iteration':>12} {'GFLOP':>8} {'share of matrix-product rate':>30}")
     result: dict[str, object] = {
@@ -129,7 +130,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1))
     print(
-        f"headline: {ratio:.2f} x (default schedule faster than the literal one per iteration, preset {arguments.preset})"
+        f"headline: {ratio:.2f} x (default schedule faster than the literal one per iteration, preset "
+        f"{arguments.preset})"
     )
 
 

@@ -22,7 +22,9 @@ def ellipsoid(shape=SHAPE, center=None, radii=None):
 
 
 def brain(seed=0, shape=SHAPE):
-    """Float32 brain (x, y, z) on exact zero: smooth, noisy, brighter towards high x, y and z, so that no flip goes unseen."""
+    """Float32 brain (x, y, z) on exact zero: smooth, noisy, brighter towards high x, y and z, so that no flip goes
+    unseen.
+    """
     mask = ellipsoid(shape)
     x, y, z = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij")
     noise = np.random.default_rng(seed).uniform(0, 5, shape)

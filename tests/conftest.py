@@ -69,7 +69,9 @@ def slices(n, height=24, width=28, seed=0):
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory):
-    """`studies/`, `truth/`, `split.json` and `centers.csv` of ten subjects of two centers, 24×28×28 voxels of 1 mm, LPS."""
+    """`studies/`, `truth/`, `split.json` and `centers.csv` of ten subjects of two centers, 24×28×28 voxels of 1 mm,
+    LPS.
+    """
     return tiny_cohort(tmp_path_factory.mktemp("phantom") / "phantom")
 
 

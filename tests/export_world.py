@@ -46,7 +46,9 @@ PROVENANCE = {
 
 
 def affine_of(name):
-    """(4, 4), voxel index → RAS+ mm, of an axial, sagittal or doubly oblique stack; all off-center with odd voxel sizes."""
+    """(4, 4), voxel index → RAS+ mm, of an axial, sagittal or doubly oblique stack; all off-center with odd voxel
+    sizes.
+    """
     axes = {
         "axial": np.array([[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]]),
         "sagittal": np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
@@ -79,7 +81,9 @@ def make_enhanced(folder):
 
 
 def lacking(data, kind):
-    """Attributes that the standard demands of a kind of object, and that are missing, or empty where they must not be."""
+    """Attributes that the standard demands of a kind of object, and that are missing, or empty where they must not
+    be.
+    """
     standard = Path(highdicom.__file__).parent / "_standard"
     modules = json.loads((standard / "module_attribute_map.json").read_text(encoding="utf-8"))
     needed = json.loads((standard / "iod_module_map.json").read_text(encoding="utf-8"))[kind]

@@ -45,8 +45,8 @@ def test_the_package_shows_what_it_has():
 
 
 def test_public_functions_are_not_hidden_by_rooms_of_their_name():
-    """A package `ummgat.complete` would take the function's place as soon as anything in it were imported; one that has a function's
-    name must answer to its call, whatever was imported before."""
+    """A package `ummgat.complete` would take the function's place as soon as anything in it were imported; one that has
+    a function's name must answer to its call, whatever was imported before."""
     shared = {path.parent.name for path in ROOT.glob("*/__init__.py")} & set(ummgat.__all__)
     assert shared == {"segment"}
     importlib.import_module("ummgat.segment.contract")

@@ -1,4 +1,6 @@
-"""The population's atlas on phantoms: registered, right in sign, without the subject; the guided filter; the translator."""
+"""The population's atlas on phantoms: registered, right in sign, without the subject; the guided filter; the
+translator.
+"""
 
 import numpy as np
 import pytest
@@ -146,7 +148,9 @@ def test_coarse_image_leaves_background_out():
 
 
 def test_the_guided_filter_takes_edges_and_never_the_sign():
-    """Expected: dark left, bright right, blurred over ten pixels. The guide has the opposite contrast and a sharp edge."""
+    """Expected: dark left, bright right, blurred over ten pixels. The guide has the opposite contrast and a sharp
+    edge.
+    """
     x = torch.full((1, 1, 32, 32), -1.0)
     x[..., 2:30, 2:30] = torch.where(torch.arange(28) < 14, 0.4, -0.4)
     mask = (x > -1).float()

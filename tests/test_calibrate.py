@@ -1,4 +1,6 @@
-"""How far a model may trust itself: signs by hand, shares that are true, leaning that pays, and a file that keeps the rest."""
+"""How far a model may trust itself: signs by hand, shares that are true, leaning that pays, and a file that keeps the
+rest.
+"""
 
 import shutil
 from dataclasses import replace

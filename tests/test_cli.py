@@ -22,8 +22,8 @@ from ummgat.core.study import load_study
 from ummgat.core.version import __version__
 from ummgat.train.overrides import as_toml
 
-COMMANDS = ("doctor", "phantom", "inspect", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate", "report",
-            "directions", "demo", "quality", "compare", "cross-center", "rate", "export")  # fmt: skip
+COMMANDS = ("doctor", "phantom", "inspect", "prepare", "draw", "train", "complete", "train-segmenter", "evaluate",
+            "report", "directions", "demo", "quality", "compare", "cross-center", "rate", "export")  # fmt: skip
 FORM = re.compile(r"Error: .+[:.] Found .+; expected .+\. [A-Z].+\.\s*$", re.DOTALL)
 """<what>: <where>. Found <value>; expected <value>. <Next action>."""
 
@@ -165,8 +165,8 @@ def test_doctor_exits_with_1_when_something_is_missing(monkeypatch):
 
 
 def test_phantom_starts_from_a_preset_and_takes_options(work):
-    result = run("phantom", "tiny ü", "--preset", "tiny", "--centers", "A=2,C=1", "--test", "C=1", "--sequences", "A=t1,t2",
-                 "--layout", "brats2023", "--seed", "7", "--draw", "complete")  # fmt: skip
+    result = run("phantom", "tiny ü", "--preset", "tiny", "--centers", "A=2,C=1", "--test", "C=1",
+                 "--sequences", "A=t1,t2", "--layout", "brats2023", "--seed", "7", "--draw", "complete")  # fmt: skip
     assert result.exit_code == 0
     settings = json.loads((work / "tiny ü" / "phantom.json").read_text(encoding="utf-8"))
     assert settings["n_subjects"] == {"A": 2, "C": 1}
@@ -381,8 +381,9 @@ def test_further_processes_of_a_run_print_errors_only(cohort, draw_file, config_
 
 
 def test_two_processes_train_one_model_and_print_once(cohort, draw_file, config_file, work):
-    command = [sys.executable, "-m", "ummgat", "train", str(config_file), "--data", str(cohort), "--draw", str(draw_file),
-               "--out", "Lauf zu zweit", "--device", "cpu", "--set", "train.devices=2", "--set", "train.iterations=2"]  # fmt: skip
+    command = [sys.executable, "-m", "ummgat", "train", str(config_file), "--data", str(cohort), "--draw",
+               str(draw_file), "--out", "Lauf zu zweit", "--device", "cpu", "--set", "train.devices=2",
+               "--set", "train.iterations=2"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("million parameters") == 1

@@ -30,7 +30,8 @@ from ummgat.prepare.images import prepare_images
 from ummgat.prepare.settings import PrepareSettings
 
 A, B = "Phantom_A_006", "Phantom_B_004"
-"""Test subjects; A's center scans t1, t1ce, t2 and flair, B's t1 and t2. The model knows A/t1, A/t1ce, A/t2 and B/t2."""
+"""Test subjects; A's center scans t1, t1ce, t2 and flair, B's t1 and t2. The model knows A/t1, A/t1ce, A/t2 and
+B/t2."""
 
 
 def some_of(phantom, folder, subject, sequences, name=None):

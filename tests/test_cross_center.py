@@ -43,7 +43,8 @@ def test_images_of_home_are_given_once_and_others_in_every_look(tmp_path, model,
     assert not report.failed
     rows = read_results(tmp_path / "results.csv")
     assert [(r["scenario"], r["method"]) for r in rows] == [
-        ("A at home", "complete"), ("B to A", "complete"), ("B to A", "matched"), ("B to A", "generate"), ("B to A", "scanned"),
+        ("A at home", "complete"), ("B to A", "complete"), ("B to A", "matched"), ("B to A", "generate"),
+        ("B to A", "scanned"),
     ]  # fmt: skip
     own, away = (np.asarray(s.volume("t2")) for s in studies)
     histogram = model.histograms[model.table.index(Domain("A", "t2"))]

@@ -182,7 +182,9 @@ def test_mean_difference_redraws_whole_subjects_and_knows_the_closer_model():
 
 
 def test_cell_test_is_the_papers():
-    """Its numbers: means 542.21, 310.96 and 258.21 with SD 310.09, 166.15 and 129.04 give d = -1.07, -1.31 and -0.24."""
+    """Its numbers: means 542.21, 310.96 and 258.21 with SD 310.09, 166.15 and 129.04 give d = -1.07, -1.31 and
+    -0.24.
+    """
     rng = np.random.default_rng(0)
     domains = [f"A/{i}" for i in range(10)]
     rows = []

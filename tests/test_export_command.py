@@ -1,4 +1,6 @@
-"""From named DICOM to completed DICOM and BIDS by the commands, and a search for the patient in everything that comes out."""
+"""From named DICOM to completed DICOM and BIDS by the commands, and a search for the patient in everything that comes
+out.
+"""
 
 import gzip
 import logging
@@ -73,7 +75,9 @@ def leaks(folder):
 
 @pytest.fixture(scope="module")
 def chain(phantom, model_path, tmp_path_factory):
-    """Every command from a disc that names its patient everywhere to DICOM and BIDS: (folder, all that was printed and logged)."""
+    """Every command from a disc that names its patient everywhere to DICOM and BIDS: (folder, all that was printed and
+    logged).
+    """
     folder = tmp_path_factory.mktemp("chain")
     disc = tmp_path_factory.mktemp("disc") / "Quastenflosser Petronella ZX-4711-88"
     for number, sequence in enumerate(("t1", "t2"), start=1):

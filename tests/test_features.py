@@ -50,7 +50,9 @@ def test_random_features_are_those_of_validation():
 
 
 def test_bottleneck_is_the_deepest_stage_of_this_very_network():
-    """Against a hook in a whole forward pass, pooled by hand; the image fills its frame, so pooling is the plain mean."""
+    """Against a hook in a whole forward pass, pooled by hand; the image fills its frame, so pooling is the plain
+    mean.
+    """
     own = segmenter()
     x = np.maximum(brains(2, 48, 32), 1)
     kept = []
@@ -90,8 +92,9 @@ def net():
 
 
 def test_inception_has_the_published_numbers(net):
-    """Without classifier, 21,802,784 is printed for the Keras network: per channel of its batch norms an offset, a mean and
-    a variance, of which 34,432 are not trained, so 17,216 channels. Ours has scales too: in parameters, scale and offset."""
+    """Without classifier, 21,802,784 is printed for the Keras network: per channel of its batch norms an offset, a mean
+    and a variance, of which 34,432 are not trained, so 17,216 channels. Ours has scales too: in parameters, scale and
+    offset."""
     channels = sum(m.num_features for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
     convolutions = sum(m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Conv2d))
     assert channels == 34_432 // 2

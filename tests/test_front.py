@@ -1,4 +1,6 @@
-"""`ummgat segment` from a folder to masks: what is written, what is never overwritten, and what one bad study does to the rest."""
+"""`ummgat segment` from a folder to masks: what is written, what is never overwritten, and what one bad study does to
+the rest.
+"""
 
 import csv
 import json
@@ -286,7 +288,8 @@ def test_a_model_that_does_not_fit_is_said_before_anything_is_prepared(source, o
     assert not (tmp_path / "a").exists()
 
 
-# ---------------------------------------------------------------- prepared cohorts, and images that were generated before
+# ---------------------------------------------------------------- prepared cohorts, and images that were generated
+# before
 
 
 def test_a_prepared_cohort_is_taken_as_it_is(cohort, own, tmp_path):

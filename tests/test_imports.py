@@ -114,7 +114,9 @@ def cycles(trees):
 
 
 def loaded_by(modules, watched):
-    """Which of `modules`, imported in turn in a fresh interpreter, is the first to load `watched`; None if none does."""
+    """Which of `modules`, imported in turn in a fresh interpreter, is the first to load `watched`; None if none
+    does.
+    """
     code = (
         "import importlib, sys\n"
         f"for name in {list(modules)!r}:\n"

@@ -434,7 +434,8 @@ def test_truncated_pixels(tmp_path):
     (problem,) = only(tmp_path).problems
     assert (
         problem
-        == "1 of 12 planes cannot be read: the header claims 640 bytes of pixels, the file holds 540: truncated or damaged"
+        == "1 of 12 planes cannot be read: the header claims 640 bytes of pixels, the file holds 540: truncated or "
+        "damaged"
     )
 
 

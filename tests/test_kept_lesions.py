@@ -40,7 +40,9 @@ def test_shares_by_hand():
 
 
 def test_a_segmenter_that_reads_t1_keeps_what_a_true_t1_shows(model, studies):
-    """T2 is the one target here. With T1 true nothing is lost; made from T1ce alone, T1 is generated and all is lost."""
+    """T2 is the one target here. With T1 true nothing is lost; made from T1ce alone, T1 is generated and all is
+    lost.
+    """
     rows = gathered(measure_kept({"model": model}, Oracle(studies, ["t1"]), studies))
     kinds = {(r["target"], r["source"], r["setting"]) for r in rows}
     assert kinds == {("t2", q, s) for q in ("t1", "t1ce") for s in ("others true", "source alone")}

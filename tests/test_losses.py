@@ -424,7 +424,9 @@ def test_label_loss_by_hand():
 
 
 def test_the_best_answer_to_an_unsure_lesion_is_graded():
-    """One voxel in five enhances and nothing tells which: squares weighted 4 to 1 are best half-way, not at the majority."""
+    """One voxel in five enhances and nothing tells which: squares weighted 4 to 1 are best half-way, not at the
+    majority.
+    """
     labels = torch.tensor([1.0, 1, 1, 1, 3]).view(1, 1, 1, 5).repeat(1, 1, 4, 1)
     batch = Tensors(*[torch.zeros(1, 1, 4, 5)] * 6, torch.zeros(2, 1, 4), 0.0)
     batch = batch._replace(y_src=torch.tensor([0]), y_trg=torch.tensor([1]), labels_src=labels)
@@ -666,7 +668,9 @@ def test_d_real_chooses_what_the_discriminator_takes_for_real():
 
 
 def test_intervals_skip_terms_for_both_kinds_of_pass_and_weigh_them_up():
-    """Every second pair of steps: at 0 and 1, not at 2 and 3. The part logged is unweighted, the gradient is doubled."""
+    """Every second pair of steps: at 0 and 1, not at 2 and 3. The part logged is unweighted, the gradient is
+    doubled.
+    """
     config = {"train__r1_every": 2, "train__cycle_every": 2, "train__iterations": 10}
     for step, expected in ((0, True), (1, True), (2, False), (3, False), (4, True), (5, True)):
         parts = step_of(networks(), **config).run(make_batch(), step)

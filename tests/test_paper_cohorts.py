@@ -1,4 +1,6 @@
-"""The cohorts that cannot be had here: UCSF-PDGM's names, meningiomas, groups of scenarios, and centers that a model does not know."""
+"""The cohorts that cannot be had here: UCSF-PDGM's names, meningiomas, groups of scenarios, and centers that a model
+does not know.
+"""
 
 import numpy as np
 import pytest

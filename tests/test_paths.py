@@ -1,4 +1,6 @@
-"""Names out of foreign files lead nowhere but into the folder that they are said to be in, and links are not written through."""
+"""Names out of foreign files lead nowhere but into the folder that they are said to be in, and links are not written
+through.
+"""
 
 import json
 import shutil
@@ -21,7 +23,8 @@ from ummgat.export.cohort import export_bids
 from ummgat.intake.names import check_name
 
 ASTRAY = (
-    "../victim.nii", "/tmp/victim.nii", "a/../../victim.nii", "..\\victim.nii", "C:victim.nii", "\\\\server\\victim.nii",
+    "../victim.nii", "/tmp/victim.nii", "a/../../victim.nii", "..\\victim.nii", "C:victim.nii",
+    "\\\\server\\victim.nii",
     "sub/victim.nii", "./victim.nii", ".victim.nii", "..", ".", "", " victim.nii", "victim.nii/", "victim\n.nii",
     "victim\0.nii", "v" * 300 + ".nii", "victim.nii:stream", "~|victim.nii", "victim.nii.",
 )  # fmt: skip

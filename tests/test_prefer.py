@@ -1,4 +1,6 @@
-"""An exam with repeats, reformats, and thick and thin series: one of each sequence is chosen, by rules that are told."""
+"""An exam with repeats, reformats, and thick and thin series: one of each sequence is chosen, by rules that are
+told.
+"""
 
 from collections import Counter
 
@@ -79,7 +81,9 @@ def exam(tmp_path_factory):
 
 @pytest.mark.parametrize(("accept", "place"), [("sure", 5), ("likely", 6)])
 def test_a_tumour_protocol_settles_itself(exam, accept, place):
-    """Of nineteen series seventeen are settled, rightly; two with words for a sequence that speak against it are asked about."""
+    """Of nineteen series seventeen are settled, rightly; two with words for a sequence that speak against it are asked
+    about.
+    """
     rows = choices(exam, accept)
     assert {name: row.sequence for name, row in rows.items()} == {line[0]: line[place] for line in PROTOCOL}
 

@@ -827,8 +827,8 @@ def test_interrupt_of_parallel_workers_leaves_whole_studies_only(raw, out, tmp_p
         "import sys\nfrom pathlib import Path\n"
         "from ummgat.prepare.cohort import prepare_cohort\nfrom ummgat.prepare.settings import PrepareSettings\n"
         "if __name__ == '__main__':\n"
-        "    prepare_cohort(Path(sys.argv[1]), Path(sys.argv[2]), PrepareSettings(center='A', spacing_mm=0.3), jobs=2,\n"
-        "                   progress=lambda i, n, text: print(text, flush=True))\n"
+        "    prepare_cohort(Path(sys.argv[1]), Path(sys.argv[2]), PrepareSettings(center='A', spacing_mm=0.3), "
+        "jobs=2,\n                   progress=lambda i, n, text: print(text, flush=True))\n"
     )
     process = subprocess.Popen(
         [sys.executable, str(script), str(raw), str(out)],

@@ -115,7 +115,9 @@ def test_images_are_what_the_key_says(chosen, whole):
 
 
 def test_a_perfect_translation_gives_byte_identical_images(model, whole, monkeypatch):
-    """Real and generated go through the same lines: were the generator perfect, nobody could tell, not even by the bytes."""
+    """Real and generated go through the same lines: were the generator perfect, nobody could tell, not even by the
+    bytes.
+    """
     made = {}
 
     def perfect(model, study, others, target, asked):

@@ -91,7 +91,9 @@ def test_brains_of_other_extent_are_stretched_to_one_frame(tmp_path):
 
 
 def test_flattening_by_poor_overlap_is_undone(tmp_path):
-    """Half of each brain's variance is its own: curves across subjects flatten, and steepening brings the slope back."""
+    """Half of each brain's variance is its own: curves across subjects flatten, and steepening brings the slope
+    back.
+    """
     rng = np.random.default_rng(0)
     shared = rng.standard_normal(SHAPE)
     volumes = []

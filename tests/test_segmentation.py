@@ -55,7 +55,9 @@ def test_dice_by_hand():
 
 
 def test_a_false_piece_far_away_is_not_drowned_by_a_perfect_tumour():
-    """1,000 voxels found exactly and a false piece of 27 forty voxels on: the way from what was found tells, not both pooled."""
+    """1,000 voxels found exactly and a false piece of 27 forty voxels on: the way from what was found tells, not both
+    pooled.
+    """
     truth = np.zeros((12, 12, 60), bool)
     truth[1:11, 1:11, 1:11] = True
     found = truth.copy()
@@ -69,7 +71,9 @@ def test_a_false_piece_far_away_is_not_drowned_by_a_perfect_tumour():
 
 
 def test_lesion_wise_scores_by_hand():
-    """One found whole, one by half, one missed, one too small to be asked for, and an answer to it that is not held against."""
+    """One found whole, one by half, one missed, one too small to be asked for, and an answer to it that is not held
+    against.
+    """
     truth, found = np.zeros((2, 10, 10, 100), bool)
     for start in (2, 22, 42):
         truth[2:8, 2:8, start : start + 6] = True

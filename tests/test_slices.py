@@ -137,7 +137,9 @@ def test_source_is_swapped_when_the_target_domain_has_no_other_subject(tmp_path)
 
 
 def test_lesion_share(uneven):
-    """4 of 16 planes show a lesion. Share 1: all pairs do; 0: a quarter of the sources by chance; a half: 0.5 + 0.5·0.25."""
+    """4 of 16 planes show a lesion. Share 1: all pairs do; 0: a quarter of the sources by chance; a half: 0.5 +
+    0.5·0.25.
+    """
     n = 100
     for share, expected in ((0.0, 0.25), (0.5, 0.625), (1.0, 1.0)):
         batch = sampler_of(*uneven, CONFIG.model_copy(update={"lesion_share": share})).batch(2, n, 1)
@@ -155,7 +157,9 @@ def test_lesion_lies_where_it_was_drawn(uneven):
 
 
 def test_paired_batches_show_the_very_slice_in_the_target_domain(uneven):
-    """s5 has t1 and flair, s6 t1 and t2: their slices are paired there, mirrored alike; what nobody has is background."""
+    """s5 has t1 and flair, s6 t1 and t2: their slices are paired there, mirrored alike; what nobody has is
+    background.
+    """
     sampler = sampler_of(*uneven, CONFIG.model_copy(update={"flip": 0.5}))
     batch, plain = sampler.batch(0, 300, 1, paired=True), sampler.batch(0, 300, 1)
     np.testing.assert_array_equal(batch.x_src, plain.x_src)  # the same slices in the same order

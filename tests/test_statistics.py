@@ -9,11 +9,14 @@ from scipy import stats
 from ummgat.evaluate.statistics import cohens_d, compare, friedman, holm, smallest_p, summarise
 
 DARWIN = [6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]
-"""Heights of cross- minus self-fertilised maize (Darwin), the example of SciPy's and R's documentation: W 24, p 0.04126."""
+"""Heights of cross- minus self-fertilised maize (Darwin), the example of SciPy's and R's documentation: W 24, p
+0.04126."""
 
-BASES = """5.40 5.50 5.55 5.85 5.70 5.75 5.20 5.60 5.50 5.55 5.50 5.40 5.90 5.85 5.70 5.45 5.55 5.60 5.40 5.40 5.35 5.45 5.50
-5.35 5.25 5.15 5.00 5.85 5.80 5.70 5.25 5.20 5.10 5.65 5.55 5.45 5.60 5.35 5.45 5.05 5.00 4.95 5.50 5.50 5.40 5.45 5.55 5.50
-5.55 5.55 5.35 5.45 5.50 5.55 5.50 5.45 5.25 5.65 5.60 5.40 5.70 5.65 5.55 6.30 6.30 6.25"""
+BASES = """
+5.40 5.50 5.55 5.85 5.70 5.75 5.20 5.60 5.50 5.55 5.50 5.40 5.90 5.85 5.70 5.45 5.55 5.60 5.40 5.40 5.35 5.45 5.50 5.35
+5.25 5.15 5.00 5.85 5.80 5.70 5.25 5.20 5.10 5.65 5.55 5.45 5.60 5.35 5.45 5.05 5.00 4.95 5.50 5.50 5.40 5.45 5.55 5.50
+5.55 5.55 5.35 5.45 5.50 5.55 5.50 5.45 5.25 5.65 5.60 5.40 5.70 5.65 5.55 6.30 6.30 6.25
+"""
 """Rounding first base, Hollander & Wolfe 1973, table 7.1: R's `friedman.test` gives chi² 11.143, p 0.003805."""
 
 

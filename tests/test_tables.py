@@ -14,7 +14,8 @@ FOUR = ("t1", "t1ce", "t2", "flair")
 def row(subject, method, dice, source="t1", scenario="t2", region="WT", segmenter="plain", rule="single"):
     return {
         "subject": subject, "center": "A", "scenario": scenario, "missing": scenario, "segmenter": segmenter,
-        "method": method, "rule": rule, "source": source, "region": region, "grid_mm": "2", "n_rows": "1", "dice": str(dice),
+        "method": method, "rule": rule, "source": source, "region": region, "grid_mm": "2", "n_rows": "1",
+        "dice": str(dice),
         "hd95_mm": "nan" if dice == 0 else "2.0", "found_ml": "1", "true_ml": "1",
     }  # fmt: skip
 

@@ -75,7 +75,9 @@ def test_registration_happens_once_and_is_remembered(model, monkeypatch):
 
 
 def test_an_atlas_that_does_not_fit_one_source_is_left_out_there_and_said(model, monkeypatch, caplog):
-    """The registration of T2 went astray: the study is placed by its T1 alone; where both did, the answer has no atlas."""
+    """The registration of T2 went astray: the study is placed by its T1 alone; where both did, the answer has no
+    atlas.
+    """
     real = __import__("ummgat.model.translator", fromlist=["place"]).place
     failing = {2}
 
@@ -120,7 +122,9 @@ def test_what_the_sources_see_is_asked_once_for_all_targets(model, monkeypatch):
 
 
 def test_experts_that_agree_are_surer_together_and_a_silent_one_changes_nothing(model, monkeypatch):
-    """Each says ET with .5 where a prior says .02: two are surer than one, but not as sure as if they were independent."""
+    """Each says ET with .5 where a prior says .02: two are surer than one, but not as sure as if they were
+    independent.
+    """
     seen = np.zeros((4, *SHAPE), np.float32)
     seen[:] = np.array([0.4, 0.05, 0.05, 0.5], np.float32)[:, None, None, None]
     monkeypatch.setattr("ummgat.model.translator.lesion_posterior", lambda *a, **k: seen)
@@ -148,8 +152,8 @@ def test_what_a_gate_paints_by_hand():
 
 
 def test_a_lesion_code_reaches_the_image_and_only_where_the_gate_is_open(model):
-    """The same slice asked for brighter ET: nothing changes where the posterior says health, in a generator that normalises
-    over the whole brain apart from a little."""
+    """The same slice asked for brighter ET: nothing changes where the posterior says health, in a generator that
+    normalises over the whole brain apart from a little."""
     generator, volume = model.nets.generator, brain_of(0)
     x = torch.from_numpy(volume[12:13].astype(np.float32) / 127.5 - 1)[:, None]
     inside = torch.zeros_like(x)
@@ -244,7 +248,9 @@ def test_expected_enhancement_is_drawn_told_and_mapped_and_none_is_not_drawn(see
 
 
 def test_a_model_of_one_center_needs_none_and_the_sidecar_says_so(seeing, tmp_path):
-    """Plain NIfTI without --center, and a prepared study of another center: both are taken for the only one there is."""
+    """Plain NIfTI without --center, and a prepared study of another center: both are taken for the only one there
+    is.
+    """
     model, _ = seeing
     (tmp_path / "raw" / "S1").mkdir(parents=True)
     for name in ("t1", "t2"):

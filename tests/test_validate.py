@@ -62,7 +62,9 @@ def test_mode_and_sources_by_true_images():
 
 
 def test_a_mode_that_loses_lesions_does_not_win_by_the_rest_of_the_brain():
-    """`mapper` 10 + (30 + 50) / 2 = 50, `mean` 14 + 20 = 34; a direction without annotated lesion counts by the brain."""
+    """`mapper` 10 + (30 + 50) / 2 = 50, `mean` 14 + 20 = 34; a direction without annotated lesion counts by the
+    brain.
+    """
     rows = [
         row("A/t1", "A/t2", "mapper", mae=8.0, mae_lesion=30.0),
         row("A/t2", "A/t1", "mapper", mae=12.0, mae_lesion=50.0),

@@ -62,7 +62,8 @@ from ummgat.core.tensors import save_tensors
 save_tensors(
     sys.argv[1],
     {"b": torch.ones(3).half(), "a": torch.ones(2), "é": torch.ones(5).byte()},
-    {"format": "f", "version": "1", "domains": ["A/t1"], "config": {"x": 1}, "criteria": {}, "training": {"née": None}, "step": 3},
+    {"format": "f", "version": "1", "domains": ["A/t1"], "config": {"x": 1}, "criteria": {},
+     "training": {"née": None}, "step": 3},
 )
 """
 

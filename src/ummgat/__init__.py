@@ -1,8 +1,8 @@
 """UMMGAT: complete missing MRI sequences and align centers with one generative model trained on unpaired data.
 
 Start with `Model.load().complete({"t1": image})` for one study in memory, `complete` for folders of studies, and
-`complete_scans` for studies as scanned; `segment` goes from any of these to masks and volumes, `segment_images` does so in
-memory. Every image that comes out is generated, and says so.
+`complete_scans` for studies as scanned; `segment` goes from any of these to masks and volumes, `segment_images` does so
+in memory. Every image that comes out is generated, and says so.
 """
 
 from importlib import import_module

@@ -17,8 +17,8 @@ from ummgat.core.version import __version__
 FORMAT = "ummgat-checker-1"
 
 _DIRECTIONS = 2
-"""Directions in which the features of a cohort spread and that are told apart from the rest. With 19 subjects more of them
-separated held-out subjects from simulated children less well, see docs/experiments.md."""
+"""Directions in which the features of a cohort spread and that are told apart from the rest. With 19 subjects more of
+them separated held-out subjects from simulated children less well, see docs/experiments.md."""
 
 Features = NDArray[np.float32]
 
@@ -103,8 +103,8 @@ def load_checker(path: Path) -> Checker:
         clouds = {name: _cloud(without_prefix(f"clouds.{name}", tensors)) for name in CLASSES}
     except (RuntimeError, KeyError, ValidationError) as error:
         raise ValueError(
-            f"Checks do not fit this version: {path}. Found {error}; expected what version {__version__} writes. Use the file "
-            "that came with this version, or teach the checks again."
+            f"Checks do not fit this version: {path}. Found {error}; expected what version {__version__} writes. Use "
+            f"the file that came with this version, or teach the checks again."
         ) from error
     return Checker(net.requires_grad_(False).eval(), clouds, reference, file_hash(path))
 

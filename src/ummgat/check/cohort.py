@@ -39,8 +39,8 @@ def check_cohort(
 ) -> CheckReport:
     """Check every study of a cohort; numbers and findings go into its `study.json`, thumbnails into `checks.html`.
 
-    A finding changes nothing else: no study is left out because of it. Studies measured before with the same checks and the
-    same voxels are not measured again, but judged again, since the cohort may have grown.
+    A finding changes nothing else: no study is left out because of it. Studies measured before with the same checks and
+    the same voxels are not measured again, but judged again, since the cohort may have grown.
 
     Parameters
     ----------

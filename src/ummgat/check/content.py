@@ -28,9 +28,10 @@ def content(volumes: Mapping[str, NDArray[np.uint8]], grid: Grid) -> dict[str, f
     Returns
     -------
     dict
-        `fluid_ml` and `fluid_largest_ml` (dark in t1 and flair, bright in t2: ventricles, cavities, necrosis), `oedema_pieces` (bright in
-        flair and t2, of at least 0.5 ml), `enhancing_pieces` (far brighter in t1ce than in t1, of at least 0.2 ml). Numbers whose
-        sequences are missing are left out. Bright and dark go by rank within the brain, so that scaling does not matter.
+        `fluid_ml` and `fluid_largest_ml` (dark in t1 and flair, bright in t2: ventricles, cavities, necrosis),
+        `oedema_pieces` (bright in flair and t2, of at least 0.5 ml), `enhancing_pieces` (far brighter in t1ce than in
+        t1, of at least 0.2 ml). Numbers whose sequences are missing are left out. Bright and dark go by rank within the
+        brain, so that scaling does not matter.
     """
     thinned = {name: coarse(volume, grid) for name, volume in volumes.items()}
     mm = next(iter(thinned.values()))[1][0]

@@ -18,7 +18,8 @@ ENOUGH = 10
 """Studies with a pair of sequences, from which on a cohort is its own measure of that pair."""
 
 _ALONE = float(-np.log(9))
-"""Margin between t1 and t1ce below which an image is doubted although its study has a better one for the other name: nine to one."""
+"""Margin between t1 and t1ce below which an image is doubted although its study has a better one for the other name:
+nine to one."""
 
 _TINY = 1e-6
 
@@ -32,8 +33,9 @@ def margins(probabilities: Mapping[str, float], stated: str) -> dict[str, float]
 def doubted_names(measured: Measured, reference: Reference) -> list[FindingRecord]:
     """Sequences that do not look like what they are called, together or each by itself.
 
-    First the names of a study are dealt out anew among its images as fits all of them best: which of two is the t1 and which the
-    t1ce is answered better by both than by each. Then every image is asked whether another name fits it better than the one it got.
+    First the names of a study are dealt out anew among its images as fits all of them best: which of two is the t1 and
+    which the t1ce is answered better by both than by each. Then every image is asked whether another name fits it
+    better than the one it got.
     """
     seen = {name: image["probabilities"] for name, image in measured["images"].items() if name in CLASSES}
     fitting = best_names(seen, reference.swap)
@@ -54,8 +56,8 @@ def doubted_names(measured: Measured, reference: Reference) -> list[FindingRecor
         limit = min(reference.margin, _ALONE) if settled else reference.margin
         if against[other] < limit and fitting[name] == name:
             text = (
-                f"{name} looks like {other} (probability {probabilities[other]:.2f}; of {name} {probabilities[name]:.2f}): it may "
-                "be mislabelled. Look at it."
+                f"{name} looks like {other} (probability {probabilities[other]:.2f}; of {name} "
+                f"{probabilities[name]:.2f}): it may be mislabelled. Look at it."
             )
             found.append(_finding("sequence", [name], text, against[other], limit))
     return found
@@ -68,7 +70,8 @@ def best_names(seen: Mapping[str, Mapping[str, float]], limit: float) -> dict[st
     ----------
     seen : mapping of stated name → probability of each class
     limit : float
-        At most 0. The names stay as stated unless that is less likely than the best by more than this, as a log-probability.
+        At most 0. The names stay as stated unless that is less likely than the best by more than this, as a
+        log-probability.
     """
     names = list(seen)
     if len(names) < 2:
@@ -107,8 +110,8 @@ def copies(measured: Measured, reference: Reference) -> list[FindingRecord]:
         if numbers["correlation"] >= reference.copy_correlation:
             a, b = pair.split("+")
             text = (
-                f"{a} and {b} are one image (correlation of ranks {numbers['correlation']:.3f}): one of them is a copy or "
-                "mislabelled. Remove it."
+                f"{a} and {b} are one image (correlation of ranks {numbers['correlation']:.3f}): one of them is a copy "
+                f"or mislabelled. Remove it."
             )
             found.append(_finding("copy", [a, b], text, numbers["correlation"], reference.copy_correlation))
     return found
@@ -117,7 +120,9 @@ def copies(measured: Measured, reference: Reference) -> list[FindingRecord]:
 def doubted_registrations(
     measured: Measured, usual: Mapping[str, Mapping[str, Typical]], reference: Reference
 ) -> list[FindingRecord]:
-    """Sequences that do not lie on the others better than 8 mm beside them, or have next to nothing in common with them."""
+    """Sequences that do not lie on the others better than 8 mm beside them, or have next to nothing in common with
+    them.
+    """
     less = deviations(measured["pairs"], usual, "information")
     peaks = deviations(measured["pairs"], usual, "peak")
     if len(peaks) == 2:  # of two neither can be said to be the wrong one
@@ -137,14 +142,14 @@ def _doubted_place(
     who, have = " and ".join(names), "has" if len(names) == 1 else "have"
     if peak < reference.peak:
         text = (
-            f"{who} {have} hardly more mutual information with {others} in place than 8 mm beside it ({peak:.1f} spreads from what is "
-            "usual): the registration may have failed. Look at it."
+            f"{who} {have} hardly more mutual information with {others} in place than 8 mm beside it ({peak:.1f} "
+            f"spreads from what is usual): the registration may have failed. Look at it."
         )
         return [_finding("registration", names, text, peak, reference.peak)]
     if information < reference.information:
         text = (
-            f"{who} {have} far less mutual information with {others} than is usual ({information:.1f} spreads): the registration may "
-            "have failed, or the image is very noisy. Look at it."
+            f"{who} {have} far less mutual information with {others} than is usual ({information:.1f} spreads): the "
+            f"registration may have failed, or the image is very noisy. Look at it."
         )
         return [_finding("registration", names, text, information, reference.information)]
     return []
@@ -167,8 +172,8 @@ def odd_outlines(measured: Measured, reference: Reference) -> list[FindingRecord
         limit = reference.rim.get(name, np.inf)
         if image["rim"] > limit:
             text = (
-                f"The outermost 4 mm of {name} are {image['rim']:.2f} times as bright as its inside, usual is at most {limit:.2f}: "
-                "scalp or eyes may be left. Look at it."
+                f"The outermost 4 mm of {name} are {image['rim']:.2f} times as bright as its inside, usual is at most "
+                f"{limit:.2f}: scalp or eyes may be left. Look at it."
             )
             found.append(_finding("strip", [name], text, image["rim"], limit))
     return found
@@ -184,12 +189,12 @@ _OUTLINES: dict[str, Callable[[float, float, str], str]] = {
     ),
     "holes": lambda v, _, __: f"{v:.1%} of the brain's inside is empty: the strip cut holes. Look at it.",
     "mirror": lambda v, limit, _: (
-        f"Left and right half of the brain differ (Dice {v:.3f}, usual is at least {limit:.3f}): the strip may have taken a part. "
-        "Look at it."
+        f"Left and right half of the brain differ (Dice {v:.3f}, usual is at least {limit:.3f}): the strip may have "
+        f"taken a part. Look at it."
     ),
     "cut": lambda v, limit, face: (
-        f"The brain does not taper at its {face}: its end there has {v:.0%} of its largest cross-section, usual is at most "
-        f"{limit:.0%}. The scan may end too early. Look at it."
+        f"The brain does not taper at its {face}: its end there has {v:.0%} of its largest cross-section, usual is at "
+        f"most {limit:.0%}. The scan may end too early. Look at it."
     ),
 }
 
@@ -201,8 +206,8 @@ def unlike_the_cohort(measured: Measured, reference: Reference) -> list[FindingR
         return []
     text = (
         f"The study is unlike {reference.cohort} (distance {value:.2f}, usual is at most {reference.unlike:.2f}; "
-        f"{reference.rates.get('unlike', np.nan):.0%} of usual studies are called so too). Operated brains, children and other "
-        "diseases were not learnt: a model of that cohort may do worse here."
+        f"{reference.rates.get('unlike', np.nan):.0%} of usual studies are called so too). Operated brains, children "
+        f"and other diseases were not learnt: a model of that cohort may do worse here."
     )
     return [_finding("unlike", [], text, value, reference.unlike)]
 
@@ -215,8 +220,8 @@ def unusual_content(measured: Measured, reference: Reference) -> list[FindingRec
         if value > limit and not (name == "fluid_largest_ml" and found):  # all fluid together was told before
             what, cause = _CONTENTS[name]
             text = (
-                f"The brain holds {what.format(value)}, those of {reference.cohort} at most {limit:.0f}: {cause}. A model of that cohort "
-                "may do worse here. Look at it."
+                f"The brain holds {what.format(value)}, those of {reference.cohort} at most {limit:.0f}: {cause}. A "
+                f"model of that cohort may do worse here. Look at it."
             )
             found.append(_finding("unlike", [], text, value, limit))
     return found
@@ -248,8 +253,8 @@ def repeated(cohort: Mapping[str, Measured]) -> dict[str, list[FindingRecord]]:
             others = sorted({f"{q} of {s}" for s, q in holders if s != subject})
             if others:
                 text = (
-                    f"{name} is voxel for voxel {', '.join(others)}: one patient may be here twice, and be trained on and tested. "
-                    "Remove one."
+                    f"{name} is voxel for voxel {', '.join(others)}: one patient may be here twice, and be trained on "
+                    f"and tested. Remove one."
                 )
                 found.setdefault(subject, []).append(_finding("copy", [name], text, 1.0, 1.0))
     return found

@@ -56,7 +56,8 @@ def teach(
     Parameters
     ----------
     studies : sequence of Study
-        Training subjects, nothing wrong with them, at least `FOLDS` with every sequence of `CLASSES`. They say what is usual.
+        Training subjects, nothing wrong with them, at least `FOLDS` with every sequence of `CLASSES`. They say what is
+        usual.
     also : sequence of Study
         From which only the looks of sequences are learnt, such as phantoms.
     described : str
@@ -76,8 +77,8 @@ def teach(
     subjects = sorted(study.subject for study in studies)
     if len(subjects) < 3 * FOLDS:
         raise ValueError(
-            f"Too few studies to teach the checks. Found {len(subjects)}; expected at least {3 * FOLDS}, since what is usual "
-            "must be known. Add studies."
+            f"Too few studies to teach the checks. Found {len(subjects)}; expected at least {3 * FOLDS}, since what is "
+            f"usual must be known. Add studies."
         )
     planes, further = _planes(studies), list(_labelled(_planes(also)))
 

@@ -25,9 +25,9 @@ def measure(study: Study, checker: Checker) -> dict[str, Any]:
     Returns
     -------
     dict
-        `images`: sequence → `digest` of its voxels, `rim`, and for those of `CLASSES` `probabilities` and `unlike`, the distance
-        from the training cohort; `outline`: see `shape.outline`, of all brains together; `content`: see `content.content`; `pairs`: `t1+t2` → see
-        `pairs.compare`.
+        `images`: sequence → `digest` of its voxels, `rim`, and for those of `CLASSES` `probabilities` and `unlike`, the
+        distance from the training cohort; `outline`: see `shape.outline`, of all brains together; `content`: see
+        `content.content`; `pairs`: `t1+t2` → see `pairs.compare`.
     """
     volumes = {name: np.array(study.volume(name)) for name in study.acquired}
     return measure_volumes(volumes, study.grid, checker)

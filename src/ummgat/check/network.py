@@ -1,4 +1,6 @@
-"""The classifier that names a sequence by its image: a small convolutional network over planes, averaged over a volume."""
+"""The classifier that names a sequence by its image: a small convolutional network over planes, averaged over a
+volume.
+"""
 
 from collections.abc import Sequence
 
@@ -17,8 +19,9 @@ WIDTHS = (16, 32, 64, 96)
 class SequenceNet(nn.Module):
     """Two convolutions per width, mean and spread of the features over the brain, one linear layer.
 
-    Normalised by batch, unlike the networks of the generator, whose trunks it does not share: trained the same way they learnt
-    four times as slowly, and what they had learnt for translation told sequences apart badly, see docs/experiments.md.
+    Normalised by batch, unlike the networks of the generator, whose trunks it does not share: trained the same way they
+    learnt four times as slowly, and what they had learnt for translation told sequences apart badly, see
+    docs/experiments.md.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ def look_at(net: SequenceNet, planes: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     Tensor (len(CLASSES),)
-        Log-probabilities. Those of the planes are averaged, not summed: neighbouring planes are no independent witnesses.
+        Log-probabilities. Those of the planes are averaged, not summed: neighbouring planes are no independent
+        witnesses.
     Tensor (2 · widths[-1],)
         Features, averaged over the planes.
     """

@@ -26,10 +26,10 @@ def compare(a: NDArray[np.uint8], b: NDArray[np.uint8], grid: Grid) -> dict[str,
     Returns
     -------
     dict
-        `dice` of the two brains; `correlation` of ranks where both show brain, so that no rescaling hides a copy; `information`,
-        mutual information there in nats, of 32 equally filled bins; `peak`, the
-        information over its mean at shifts of 8 mm along each axis: noise and blur lower both, a wrong place only the first.
-        All but `dice` are 0 where less than 500 voxels overlap.
+        `dice` of the two brains; `correlation` of ranks where both show brain, so that no rescaling hides a copy;
+        `information`, mutual information there in nats, of 32 equally filled bins; `peak`, the
+        information over its mean at shifts of 8 mm along each axis: noise and blur lower both, a wrong place only the
+        first. All but `dice` are 0 where less than 500 voxels overlap.
     """
     (a, spacing), (b, _) = coarse(a, grid), coarse(b, grid)
     both = (a > 0) & (b > 0)
@@ -52,7 +52,9 @@ def compare(a: NDArray[np.uint8], b: NDArray[np.uint8], grid: Grid) -> dict[str,
 
 
 def ranked(volume: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Intensity → its mean rank among the brain's, above 0 and below 1; 0 outside. Of uint8 of any shape, background 0."""
+    """Intensity → its mean rank among the brain's, above 0 and below 1; 0 outside. Of uint8 of any shape, background
+    0.
+    """
     counts = np.bincount(volume.ravel(), minlength=256).astype(float)
     counts[0] = 0
     table = (np.cumsum(counts) - counts / 2) / counts.sum()

@@ -1,4 +1,6 @@
-"""What is usual: limits and distributions that findings are judged by, learnt from the cohort that the checks were taught on."""
+"""What is usual: limits and distributions that findings are judged by, learnt from the cohort that the checks were
+taught on.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -23,9 +23,10 @@ def outline(brain: NDArray[np.bool_], grid: Grid) -> dict[str, float]:
     Returns
     -------
     dict
-        `brain_ml`; `pieces`, the share of the brain outside its largest piece; `holes`, the share of its filled volume that is
-        empty inside; `mirror`, Dice of the brain with its mirror image, left for right about its middle; `cut_<face>`, area
-        of its outermost planes at that end over its largest cross-section: a whole brain tapers, a truncated one does not.
+        `brain_ml`; `pieces`, the share of the brain outside its largest piece; `holes`, the share of its filled volume
+        that is empty inside; `mirror`, Dice of the brain with its mirror image, left for right about its middle;
+        `cut_<face>`, area of its outermost planes at that end over its largest cross-section: a whole brain tapers, a
+        truncated one does not.
     """
     turned, apart = coarse(brain.T, grid)
     brain, steps = turned.T, apart[::-1]
@@ -49,7 +50,8 @@ def outline(brain: NDArray[np.bool_], grid: Grid) -> dict[str, float]:
 
 
 def rim(volume: NDArray[np.uint8], grid: Grid) -> float:
-    """90th percentile of the outermost 4 mm of a stripped image over that of what lies deeper than 12 mm; scalp is bright.
+    """90th percentile of the outermost 4 mm of a stripped image over that of what lies deeper than 12 mm; scalp is
+    bright.
 
     Parameters
     ----------

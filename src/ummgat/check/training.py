@@ -87,8 +87,8 @@ def _pool(volumes: Sequence[Labelled]) -> list[Tensor]:
     lacking = [name for name, planes in zip(CLASSES, pool, strict=True) if not planes]
     if lacking:
         raise ValueError(
-            f"Sequences cannot be told apart. Found no training volume of {', '.join(lacking)}; expected some of each of "
-            f"{', '.join(CLASSES)}. Add studies that have them."
+            f"Sequences cannot be told apart. Found no training volume of {', '.join(lacking)}; expected some of each "
+            f"of {', '.join(CLASSES)}. Add studies that have them."
         )
     return [torch.cat(planes) for planes in pool]
 

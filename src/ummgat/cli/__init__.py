@@ -1,7 +1,8 @@
 """The command line. Each command parses its arguments, calls one function and prints what came back.
 
-A file per command, called like it; terminal holds what all share, options the options that several have, bars, findings and
-segmenters what some print and ask. What needs torch or numpy is imported inside the commands, so that --help is quick.
+A file per command, called like it; terminal holds what all share, options the options that several have, bars, findings
+and segmenters what some print and ask. What needs torch or numpy is imported inside the commands, so that --help is
+quick.
 """
 
 # Importing registers the commands, in the order of --help.

@@ -27,7 +27,9 @@ def print_estimate(cost: "Estimate", iterations: int) -> None:
 
 @contextmanager
 def training_progress(iterations: int, every: int) -> Iterator[Callable[[int, dict[str, float], float], None]]:
-    """Bar with loss parts and time left on a terminal, a line every `every` steps elsewhere, and the news of the loop."""
+    """Bar with loss parts and time left on a terminal, a line every `every` steps elsewhere, and the news of the
+    loop.
+    """
     bar = _TrainingBar(
         BarColumn(),
         MofNCompleteColumn(),

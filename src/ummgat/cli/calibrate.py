@@ -24,7 +24,9 @@ def calibrate(
     device: Device = "auto",
     jobs: Jobs = 1,
 ) -> None:
-    """Teach a model how far to trust its images, on complete patients that it did not train on; reliability maps need it."""
+    """Teach a model how far to trust its images, on complete patients that it did not train on; reliability maps need
+    it.
+    """
     import torch
 
     from ummgat.core.draw import load_draw

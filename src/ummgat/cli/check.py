@@ -17,7 +17,9 @@ def check(
     again: Annotated[bool, typer.Option("--again", help="Measure also what was measured before.")] = False,
     jobs: Jobs = 1,
 ) -> None:
-    """Look for mislabelled, copied, misregistered, badly stripped, cut-off and unusual studies. Warns, changes no image."""
+    """Look for mislabelled, copied, misregistered, badly stripped, cut-off and unusual studies. Warns, changes no
+    image.
+    """
     from ummgat.check.cohort import check_cohort
     from ummgat.check.prepared import checker_of
 

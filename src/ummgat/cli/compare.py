@@ -51,6 +51,7 @@ def compare(
         )
     print_table(rows)
     say(
-        f"Dice: generated / copied / complete, single sequences missing. n = {len(chosen)} {part} subjects: {out / 'comparison.csv'}"
+        f"Dice: generated / copied / complete, single sequences missing. n = {len(chosen)} {part} subjects: "
+        f"{out / 'comparison.csv'}"
     )
     report_failures(failed)

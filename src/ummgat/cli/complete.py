@@ -86,13 +86,14 @@ def complete(
     only_raw = {"--template": template, "--brain-mask": brain_mask, "--n4": n4, "--checks": checks}
     if not raw and sheet is None and any(only_raw.values()):
         raise ValueError(
-            f"Setting needs --raw: {', '.join(name for name, value in only_raw.items() if value)}. Found it without; expected it with --raw, which registers, "
-            "strips and checks. Add --raw, or leave it out."
+            f"Setting needs --raw: {', '.join(name for name, value in only_raw.items() if value)}. Found it without; "
+            f"expected it with --raw, which registers, strips and checks. Add --raw, or leave it out."
         )
     if raw or sheet is not None:
         if reference:
             raise ValueError(
-                "Scans cannot be completed like this: --raw. Found --reference; expected none. Prepare first and complete then."
+                "Scans cannot be completed like this: --raw. Found --reference; expected none. Prepare first and "
+                "complete then."
             )
         report, failed = _complete_scans(
             source,

@@ -29,7 +29,9 @@ def cross_center(
     device: Device = "auto",
     jobs: Jobs = 1,
 ) -> None:
-    """Segment other centers' images with one center's segmenter: as they are, histogram-matched, aligned by the model."""
+    """Segment other centers' images with one center's segmenter: as they are, histogram-matched, aligned by the
+    model.
+    """
     import torch
 
     from ummgat.core.draw import load_draw
@@ -46,8 +48,8 @@ def cross_center(
     homes = own.training.get("centers", [])
     if len(homes) != 1:
         raise ValueError(
-            f"Segmenter is not of one center: {path}. Found {', '.join(homes) or 'none told'}; expected one. Train it with "
-            "`ummgat train-segmenter --centers NAME`."
+            f"Segmenter is not of one center: {path}. Found {', '.join(homes) or 'none told'}; expected one. Train it "
+            f"with `ummgat train-segmenter --centers NAME`."
         )
     studies = load_cohort(cohort)
     if part == "unseen":

@@ -52,7 +52,8 @@ def directions(
     for metric, region in (("mae", "brain"), ("ssim", "brain"), ("correlation", "brain"), ("mae", "lesion")):
         won, lost, n = count_wins(summary, "matched", metric, region)
         say(
-            f"{metric} in {region}: generated beats the matched copy in {won} of {n}; not in {', '.join(lost) or 'none'}"
+            f"{metric} in {region}: generated beats the matched copy in {won} of {n}; not in "
+            f"{', '.join(lost) or 'none'}"
         )
     say(f"Subjects of {part}: {measured.counts('measured')}: {out}")
     report_failures(measured.failed)

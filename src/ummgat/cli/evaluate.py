@@ -52,8 +52,8 @@ def evaluate(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Only these substitutes, of complete, empty, copy, matched, atlas, generate, fuse, flood: each costs a "
-            "segmentation or several. Default: all."
+            help="Only these substitutes, of complete, empty, copy, matched, atlas, generate, fuse, flood: each costs "
+            "a segmentation or several. Default: all."
         ),
     ] = None,
     as_center: Annotated[
@@ -125,7 +125,8 @@ def evaluate(
     seen = [s.subject for s in chosen if s.subject in wanted.train]
     if seen:
         say(
-            f"{len(seen)} of {len(chosen)} subjects are in the draw's training part: a model of this draw has seen their images."
+            f"{len(seen)} of {len(chosen)} subjects are in the draw's training part: a model of this draw has seen "
+            f"their images."
         )
     settings = {
         "model": generator.hash,
@@ -166,7 +167,7 @@ def _same_subjects(studies: "Sequence[Study]", chosen: "Sequence[Study]", folder
         if there is None or there.labels() is None or there.grid.spacing_mm[0] >= study.grid.spacing_mm[0]:
             raise ValueError(
                 f"Finer cohort does not fit: {folder}, subject {study.subject}. Found "
-                f"{'nobody' if there is None else 'no labels, or voxels that are not smaller'}; expected the same subjects, "
-                "annotated, with smaller voxels. Prepare the same studies with a smaller --spacing."
+                f"{'nobody' if there is None else 'no labels, or voxels that are not smaller'}; expected the same "
+                f"subjects, annotated, with smaller voxels. Prepare the same studies with a smaller --spacing."
             )
     return {study.subject: found[study.subject] for study in chosen}

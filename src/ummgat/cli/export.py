@@ -45,17 +45,18 @@ def export(
         given = [name for name, value in only_dicom.items() if value]
         if given:
             raise ValueError(
-                f"Options do not go together: --to bids. Found {', '.join(given)}; expected them with --to dicom only. Leave them "
-                "out: BIDS derivatives hold subject labels only."
+                f"Options do not go together: --to bids. Found {', '.join(given)}; expected them with --to dicom only. "
+                f"Leave them out: BIDS derivatives hold subject labels only."
             )
     elif source is None:
         raise ValueError(
-            "Source series are unknown: --source. Found nothing; expected the DICOM folder that the studies came from. Give it: "
-            "generated series refer to it."
+            "Source series are unknown: --source. Found nothing; expected the DICOM folder that the studies came from. "
+            "Give it: generated series refer to it."
         )
     if (labels is None) != (labels_by is None):
         raise ValueError(
-            "Label maps and their maker go together: --labels, --labels-by. Found one of them; expected both or none. Give both."
+            "Label maps and their maker go together: --labels, --labels-by. Found one of them; expected both or none. "
+            "Give both."
         )
     segmentations = None
     if labels is not None and labels_by is not None:

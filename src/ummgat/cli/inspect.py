@@ -33,7 +33,8 @@ def inspect(
     accept: Accept = "sure",
     overwrite: Overwrite = False,
 ) -> None:
-    """List every series with the sequence it probably is, how sure that is and why, and which one of several is preferred.
+    """List every series with the sequence it probably is, how sure that is and why, and which one of several is
+    preferred.
 
     Writes nothing but the CSV and its key.
     """

@@ -16,7 +16,9 @@ def pack(
     which: Annotated[Literal["best", "last"], typer.Option(help="Best by validation, or the end of the run.")] = "best",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a run's model as 16-bit floats with its discriminator: small to keep, to use, and to start another run from."""
+    """Write a run's model as 16-bit floats with its discriminator: small to keep, to use, and to start another run
+    from.
+    """
     from ummgat.core.files import require_new
     from ummgat.train.pack import pack as packed
 

@@ -109,7 +109,8 @@ def prepare(
     counts = report.counts("prepared")
     waiting = sum(plan.status != "up to date" for plan in report.planned)
     say(
-        f"Layout {report.layout}. {f'{waiting} to prepare, {len(report.failed)} would fail' if dry_run else counts}: {out}."
+        f"Layout {report.layout}. {f'{waiting} to prepare, {len(report.failed)} would fail' if dry_run else counts}: "
+        f"{out}."
     )
     if checked is not None:
         say_checked(checked)

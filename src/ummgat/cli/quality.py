@@ -35,7 +35,9 @@ def quality(
     device: Device = "auto",
     jobs: Jobs = 1,
 ) -> None:
-    """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make pictures."""
+    """Measure the images: errors in lesion and brain, distances between domains, enhancement, codes; and make
+    pictures.
+    """
     import torch
 
     from ummgat.core.draw import NO_DRAW, given_or_all_test

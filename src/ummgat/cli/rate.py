@@ -51,8 +51,8 @@ def make(
     write_text(out / "rate.html", rate_page(chosen.images))
     say(f"Page for the readers, {len(chosen.images)} images: {out / 'rate.html'}")
     errors.print(
-        f"Warning: {out / 'key.csv'} says which images are real. Do not hand it, nor this folder, to the readers; keep it for "
-        "`ummgat rate score`.",
+        f"Warning: {out / 'key.csv'} says which images are real. Do not hand it, nor this folder, to the readers; keep "
+        f"it for `ummgat rate score`.",
         soft_wrap=True,
     )
 

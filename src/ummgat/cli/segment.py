@@ -15,7 +15,8 @@ def segment(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A study or a cohort: prepared; NIfTI, co-registered and skull-stripped, or see --raw; or DICOM. Never changed."
+            help="A study or a cohort: prepared; NIfTI, co-registered and skull-stripped, or see --raw; or DICOM. "
+            "Never changed."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder for the results, one subfolder per subject.")],
@@ -29,8 +30,8 @@ def segment(
     policy: Annotated[
         Literal["generate", "empty", "copy"],
         typer.Option(
-            help="What stands in for a missing sequence: a generated image; nothing, for a segmenter trained so; or a copy of the scan "
-            "nearest in contrast."
+            help="What stands in for a missing sequence: a generated image; nothing, for a segmenter trained so; or "
+            "a copy of the scan nearest in contrast."
         ),
     ] = "generate",
     model: Annotated[

@@ -26,7 +26,9 @@ def train_checks(
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Teach the learnt checks on a cohort of one's own; limits come from subjects held out in turn. Half an hour on one core."""
+    """Teach the learnt checks on a cohort of one's own; limits come from subjects held out in turn. Half an hour on one
+    core.
+    """
     from ummgat.check.checker import save_checker
     from ummgat.check.learning import teach
     from ummgat.check.training import TrainingSettings

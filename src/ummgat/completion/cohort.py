@@ -87,8 +87,9 @@ def complete(
     request : Request, optional
         What to generate, and how. Default: all that is missing, from the best source.
     center : str, optional
-        Center of the study, one that the model knows. Needed for plain NIfTI if the model has several; for a prepared cohort it
-        replaces the recorded one, and the sidecar says so. A model of a single center takes every study for that one's.
+        Center of the study, one that the model knows. Needed for plain NIfTI if the model has several; for a prepared
+        cohort it replaces the recorded one, and the sidecar says so. A model of a single center takes every study for
+        that one's.
     references : mapping of sequence → NIfTI file, optional
         For `Request(mode="reference")`.
     layout : str
@@ -98,13 +99,14 @@ def complete(
     jobs : int
         Worker processes; the result does not depend on it. Each holds the model, so on a GPU one is best.
     overwrite : bool
-        Replace results that exist already. Without it, a result that this very call would make again is left as it is (`up_to_date`
-        of the report), and another one is a failure of its study.
+        Replace results that exist already. Without it, a result that this very call would make again is left as it is
+        (`up_to_date` of the report), and another one is a failure of its study.
     progress : callable, optional
         (studies finished, studies in all, subject).
     leave_out : sequence of str
-        Names or patterns of files beside the acquired ones that are none of the missing sequences. Without, a sequence that a file
-        may be whose name is not understood is not generated: its study fails, and the message names the file.
+        Names or patterns of files beside the acquired ones that are none of the missing sequences. Without, a sequence
+        that a file may be whose name is not understood is not generated: its study fails, and the message names the
+        file.
 
     Returns
     -------
@@ -231,8 +233,8 @@ def _complete_prepared(order: _Order, study: Study, folder: Path) -> tuple[list[
     wanted = model.config.data.spacing_mm
     if not np.allclose(study.grid.spacing_mm, wanted, atol=1e-3):
         raise ValueError(
-            f"Study was prepared at another voxel size than the model's: {study.folder}. Found {study.grid.spacing_mm} mm; "
-            f"expected {wanted} mm. Run `ummgat prepare --spacing {wanted}`, or give the NIfTI folder itself."
+            f"Study was prepared at another voxel size than the model's: {study.folder}. Found {study.grid.spacing_mm} "
+            f"mm; expected {wanted} mm. Run `ummgat prepare --spacing {wanted}`, or give the NIfTI folder itself."
         )
     _require_understood(order, study.record.left_out, study.acquired, order.center or study.center, study.subject)
     volumes = {q: np.array(study.volume(q)) for q in study.acquired}
@@ -277,8 +279,8 @@ def _complete_raw(order: _Order, raw: RawStudy, folder: Path) -> tuple[list[str]
         raise ValueError("\n".join(raw.problems))
     if order.center is None:
         raise ValueError(
-            f"Center of the study is unknown: {raw.subject}. Found none; expected one of {', '.join(model.table.centers)}. "
-            "Say --center; it is never guessed."
+            f"Center of the study is unknown: {raw.subject}. Found none; expected one of "
+            f"{', '.join(model.table.centers)}. Say --center; it is never guessed."
         )
     _require_understood(order, raw.left_out, raw.images, order.center, raw.subject)
     record, volumes, _ = prepare_images(
@@ -326,7 +328,9 @@ def _said_on_the_way_in(study: Study | RawStudy) -> list[str]:
 
 
 def _carry(raw: RawStudy, folder: Path) -> None:
-    """Copy what was acquired, byte for byte, with what stands beside it; also what was not understood, and the annotation."""
+    """Copy what was acquired, byte for byte, with what stands beside it; also what was not understood, and the
+    annotation.
+    """
     home = next(iter(raw.images.values())).parent
     files = [*raw.images.values(), *([raw.labels] if raw.labels else []), *(home / name for name in raw.left_out)]
     for path in files:

@@ -1,4 +1,6 @@
-"""A model in hand: studies completed in memory, from nibabel images or arrays, with nothing read from or written to disk."""
+"""A model in hand: studies completed in memory, from nibabel images or arrays, with nothing read from or written to
+disk.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -135,8 +137,8 @@ class Model:
         Raises
         ------
         ValueError
-            Images that are no volume of numbers, have no brain or differ in grid, a center, source or target that the model
-            does not know, or nothing to complete from. All problems of the images at once.
+            Images that are no volume of numbers, have no brain or differ in grid, a center, source or target that the
+            model does not know, or nothing to complete from. All problems of the images at once.
         """
         request = replace(request or Request(), with_reliability=reliability)
         if targets is not None:
@@ -144,8 +146,8 @@ class Model:
         center = center or self.trained.only_center
         if center is None:
             raise ValueError(
-                f"Center of the study is unknown: center. Found none; expected one of {', '.join(self.centers)}. Say which of these "
-                "the images resemble; it is never guessed."
+                f"Center of the study is unknown: center. Found none; expected one of {', '.join(self.centers)}. Say "
+                f"which of these the images resemble; it is never guessed."
             )
         given = {name: voxels_of(name, image) for name, image in images.items()}
         record, volumes, _ = prepare_images(given, subject="in memory", center=center, spacing_mm=self.spacing_mm)
@@ -188,18 +190,19 @@ def voxels_of(name: str, image: Image) -> tuple[Array, Grid]:
         data = data[..., 0]
     if data.ndim != 3 or data.dtype.kind not in "iuf" or 0 in data.shape:
         raise ValueError(
-            f"Image is not a single grey volume: {name}. Found {data.dtype} of shape {data.shape}; expected numbers of shape (x, y, z). "
-            "Give one volume."
+            f"Image is not a single grey volume: {name}. Found {data.dtype} of shape {data.shape}; expected numbers of "
+            f"shape (x, y, z). Give one volume."
         )
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ValueError(
-            f"Affine places no voxels: {name}. Found {affine.tolist()}; expected a finite (4, 4) matrix from voxel index to mm. Give the "
-            "image's own."
+            f"Affine places no voxels: {name}. Found {affine.tolist()}; expected a finite (4, 4) matrix from voxel "
+            f"index to mm. Give the image's own."
         )
     if not np.isfinite(data).all():
         bad = int(data.size - np.isfinite(data).sum())
         raise ValueError(
-            f"Image has voxels that are not numbers: {name}. Found {bad} NaN or infinite voxels; expected none. Repair it."
+            f"Image has voxels that are not numbers: {name}. Found {bad} NaN or infinite voxels; expected none. Repair "
+            f"it."
         )
     return data, Grid.of(data.shape, affine)
 

@@ -59,15 +59,17 @@ def complete_scans(
     on_completed: Progress | None = None,
     leave_out: Sequence[str] = (),
 ) -> ScansReport:
-    """Register, strip and resample studies as scanned, fill their missing sequences, and bring these back to the scans' grids.
+    """Register, strip and resample studies as scanned, fill their missing sequences, and bring these back to the scans'
+    grids.
 
     Parameters
     ----------
     source : path
         Folder of NIfTI studies as scanned; or, with a sheet, of anything that `ummgat inspect` lists. Never written to.
     out : path
-        Gets `prepared/`, a cohort at the model's voxel size, which another run takes up where it stopped; and `completed/`: every
-        study complete on one grid, and in its folder `native/` each generated image on the grid of its source.
+        Gets `prepared/`, a cohort at the model's voxel size, which another run takes up where it stopped; and
+        `completed/`: every study complete on one grid, and in its folder `native/` each generated image on the grid of
+        its source.
     model : path, Model or TrainedModel, optional
         Default: the bundled one.
     center : str, optional
@@ -81,8 +83,8 @@ def complete_scans(
     n4 : bool
         Take shading out.
     checks : path, optional
-        File of `ummgat train-checks`; default the bundled ones. What they find of a study is a warning of its completion, and
-        stands in its `study.json`: a T1 that may be a T1ce is said before its images are believed.
+        File of `ummgat train-checks`; default the bundled ones. What they find of a study is a warning of its
+        completion, and stands in its `study.json`: a T1 that may be a T1ce is said before its images are believed.
     request, layout, device, jobs, overwrite, leave_out
         See `ummgat.complete`.
     on_prepared, on_checked, on_completed : callable, optional
@@ -102,8 +104,8 @@ def complete_scans(
     center = center or trained.only_center
     if center not in trained.table.centers:  # said now, and not after an hour of registration
         raise ValueError(
-            f"Model does not know the center: --center. Found {center or 'none'}; expected one of {', '.join(trained.table.centers)}. Say "
-            "which of these the scans resemble, or train with this center."
+            f"Model does not know the center: --center. Found {center or 'none'}; expected one of "
+            f"{', '.join(trained.table.centers)}. Say which of these the scans resemble, or train with this center."
         )
     found: tuple[list[RawStudy], str] | None = None
     remarks: list[str] = []

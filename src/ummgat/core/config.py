@@ -100,7 +100,9 @@ class LossConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _without_retired(cls, values: Any) -> Any:
-        """Files of earlier versions name an ablation that is gone; switched off, as it was by default, it changes nothing."""
+        """Files of earlier versions name an ablation that is gone; switched off, as it was by default, it changes
+        nothing.
+        """
         if isinstance(values, dict) and values.get("lesion_apart") is False:
             return {key: value for key, value in values.items() if key != "lesion_apart"}
         return values

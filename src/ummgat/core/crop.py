@@ -26,7 +26,9 @@ def crop_shape(crop_mm: tuple[float, float, float], spacing_mm: float) -> tuple[
 
 
 def _start(brain: NDArray[np.bool_], axis: int, length: int) -> int:
-    """First index of a window of `length` along `axis`, centered on the brain's extent, or on the image if it is empty."""
+    """First index of a window of `length` along `axis`, centered on the brain's extent, or on the image if it is
+    empty.
+    """
     others = tuple(a for a in range(brain.ndim) if a != axis % brain.ndim)
     found = np.flatnonzero(np.any(brain, axis=others))
     first, last = (int(found[0]), int(found[-1])) if found.size else (0, brain.shape[axis] - 1)

@@ -1,4 +1,6 @@
-"""Fingerprints of the studies that a run learns from: a checkpoint keeps them, and a run goes on with the same voxels only."""
+"""Fingerprints of the studies that a run learns from: a checkpoint keeps them, and a run goes on with the same voxels
+only.
+"""
 
 import hashlib
 import json
@@ -20,7 +22,9 @@ def digest(volume: NDArray[np.uint8]) -> str:
 
 
 def study_mark(study: Study, sequences: Iterable[str]) -> str:
-    """Sixteen digits that change with anything a run learns of a study: center, grid, these sequences, the annotation."""
+    """Sixteen digits that change with anything a run learns of a study: center, grid, these sequences, the
+    annotation.
+    """
     labels = study.labels()
     told = [
         study.center,
@@ -68,9 +72,9 @@ def require_same_data(checkpoint: Path, before: object, now: Mapping[str, str], 
     if not changed_data:
         found = "; ".join(f"{len(who)} {what} ({_few(who)})" for what, who in differences.items() if who)
         raise ValueError(
-            f"Checkpoint was trained on other data: {checkpoint}. Found {found} of {len(now)} subjects; expected the voxels and "
-            "annotations that the run began with. Bring them back, choose another output folder, or pass --changed-data to go on "
-            "with the present ones."
+            f"Checkpoint was trained on other data: {checkpoint}. Found {found} of {len(now)} subjects; expected the "
+            f"voxels and annotations that the run began with. Bring them back, choose another output folder, or pass "
+            f"--changed-data to go on with the present ones."
         )
     return True
 

@@ -47,7 +47,8 @@ class Draw(BaseModel):
         return [*self.train, *self.selection, *self.test]
 
     def studies(self, studies: Sequence[Study], part: str, cohort: Path) -> list[Study]:
-        """Those of `studies` that are in `part`: `selection`, `test`, or `all` of the draw. `cohort` is named in errors.
+        """Those of `studies` that are in `part`: `selection`, `test`, or `all` of the draw. `cohort` is named in
+        errors.
 
         Raises
         ------
@@ -58,8 +59,8 @@ class Draw(BaseModel):
         chosen = [study for study in studies if study.subject in subjects]
         if not chosen:
             raise ValueError(
-                f"No {part} subject in the cohort: {cohort}. Found none of {', '.join(subjects) or 'an empty list'}; expected "
-                "at least one. Prepare them, or choose the other --part."
+                f"No {part} subject in the cohort: {cohort}. Found none of {', '.join(subjects) or 'an empty list'}; "
+                f"expected at least one. Prepare them, or choose the other --part."
             )
         return chosen
 
@@ -70,8 +71,8 @@ class Draw(BaseModel):
 
 
 NO_DRAW = (
-    "No draw: all {n} subjects are taken for test subjects. If a network trained on any of them, the numbers say nothing of new "
-    "patients."
+    "No draw: all {n} subjects are taken for test subjects. If a network trained on any of them, the numbers say "
+    "nothing of new patients."
 )
 """What to say where `given_or_all_test` had nothing to go by."""
 

@@ -82,8 +82,8 @@ def each(
     Parameters
     ----------
     work : callable
-        (context, study) → what is made of it. A function of a module, since worker processes look it up by its name. It may
-        raise: `Skipped` with a reason, or anything else, which is then the reason why this study failed.
+        (context, study) → what is made of it. A function of a module, since worker processes look it up by its name. It
+        may raise: `Skipped` with a reason, or anything else, which is then the reason why this study failed.
     studies : mapping of subject → study
         Those that are to be done; what is up to date is left out before, so that the total is known.
     context : object
@@ -92,7 +92,8 @@ def each(
         Worker processes.
     progress : callable, optional
     on_done : callable, optional
-        (subject, what was made of it), in this process, as soon as the study is finished: in any order with several jobs.
+        (subject, what was made of it), in this process, as soon as the study is finished: in any order with several
+        jobs.
 
     Returns
     -------
@@ -109,8 +110,8 @@ def each(
 
     Notes
     -----
-    Ctrl-C and SIGTERM (where a handler turns it into an exception, as the command line's does) end the workers too: each
-    stops within its study and removes what it has half written.
+    Ctrl-C and SIGTERM (where a handler turns it into an exception, as the command line's does) end the workers too:
+    each stops within its study and removes what it has half written.
     """
     if jobs < 1:
         raise ValueError(f"Bad number of jobs: --jobs. Found {jobs}; expected 1 or more. Correct it.")
@@ -202,8 +203,8 @@ def _workers(
         shared = pickle.dumps((work, context))
     except Exception as error:  # whatever an object's own pickling raises
         raise ValueError(
-            f"Work cannot be shared by processes: --jobs. Found {jobs} jobs and what only one process can hold ({error}); expected 1, "
-            "as for foreign segmenters. Leave --jobs out."
+            f"Work cannot be shared by processes: --jobs. Found {jobs} jobs and what only one process can hold "
+            f"({error}); expected 1, as for foreign segmenters. Leave --jobs out."
         ) from error
     jobs = min(jobs, len(studies))
     before = set(multiprocessing.active_children())

@@ -25,8 +25,8 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 def atomic_path(path: Path, private: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when not.
 
-    The temporary name keeps the suffixes of `path`, because writers choose the format by them. With `private` nobody but the
-    owner can read the file, at no moment.
+    The temporary name keeps the suffixes of `path`, because writers choose the format by them. With `private` nobody
+    but the owner can read the file, at no moment.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +84,8 @@ def explained_full_disk(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"Disk is full: {path}. Found no space; expected room for it. Free some space and run again: finished studies "
-            "are kept, and nothing half-written is left.",
+            f"Disk is full: {path}. Found no space; expected room for it. Free some space and run again: finished "
+            f"studies are kept, and nothing half-written is left.",
         ) from error
 
 
@@ -119,7 +119,8 @@ def _opened_here(path: Path, flags: int) -> int:
         if not path.is_symlink():
             raise
         raise ValueError(
-            f"Output is a link: {path}. Found a link to {path.readlink()}; expected a file of this folder, or none. Remove it."
+            f"Output is a link: {path}. Found a link to {path.readlink()}; expected a file of this folder, or none. "
+            f"Remove it."
         ) from error
 
 

@@ -1,4 +1,6 @@
-"""What this machine and this package bring: weights and templates that came with the package, and devices to compute on."""
+"""What this machine and this package bring: weights and templates that came with the package, and devices to compute
+on.
+"""
 
 import platform
 from importlib import resources
@@ -6,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 BUNDLED_MODEL = "fine.safetensors"
-"""File in the package's `weights` folder that `ummgat complete` uses without --model. Others there can be asked for by name:
-`fine_unpaired`, which saw no pair, and `small`, the earlier 2 mm weights of two centers."""
+"""File in the package's `weights` folder that `ummgat complete` uses without --model. Others there can be asked for by
+name: `fine_unpaired`, which saw no pair, and `small`, the earlier 2 mm weights of two centers."""
 
 BUNDLED_SEGMENTER, BUNDLED_DROPOUT = "segmenter.safetensors", "segmenter_dropout.safetensors"
 """Files there that `ummgat evaluate` uses without --segmenter and --dropout."""
@@ -41,7 +43,8 @@ def bundled_file(name: str) -> Path | None:
 
 
 def template_file(kind: Literal["t1", "wm", "gm"]) -> Path:
-    """The shipped MNI152 map (ICBM 2009a symmetric, Fonov et al. 2011) of T1, white or grey matter: uint8, 1 mm, stripped.
+    """The shipped MNI152 map (ICBM 2009a symmetric, Fonov et al. 2011) of T1, white or grey matter: uint8, 1 mm,
+    stripped.
 
     Raises
     ------
@@ -51,13 +54,15 @@ def template_file(kind: Literal["t1", "wm", "gm"]) -> Path:
     path = Path(str(resources.files("ummgat"))) / "templates" / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
     if not path.is_file():
         raise FileNotFoundError(
-            f"Template is missing: {path}. Found no file; expected the MNI152 map that comes with ummgat. Install ummgat again."
+            f"Template is missing: {path}. Found no file; expected the MNI152 map that comes with ummgat. Install "
+            f"ummgat again."
         )
     return path
 
 
 def given_or_bundled(given: str | Path | None, name: str) -> Path:
-    """Choose the file that was given, by path or by the bare name of a bundled one, or else the bundled one called `name`.
+    """Choose the file that was given, by path or by the bare name of a bundled one, or else the bundled one called
+    `name`.
 
     Raises
     ------
@@ -72,7 +77,8 @@ def given_or_bundled(given: str | Path | None, name: str) -> Path:
     if path is None:
         what, option, command = _MADE_BY[name]
         raise FileNotFoundError(
-            f"No {what} is given: {option}. Found no bundled {name}; expected weights. Give {option} FILE, as {command} writes it."
+            f"No {what} is given: {option}. Found no bundled {name}; expected weights. Give {option} FILE, as "
+            f"{command} writes it."
         )
     return path
 

@@ -9,7 +9,8 @@ from scipy import ndimage
 from ummgat.core.volume import Array
 
 _BOX_SHARE = 0.85
-"""Brains fill 41–47 % of their bounding box, a slab of one at most π/4; noise around a head fills 93–100 % (BraTS, LGG)."""
+"""Brains fill 41–47 % of their bounding box, a slab of one at most π/4; noise around a head fills 93–100 % (BraTS,
+LGG)."""
 
 
 LEVEL = 100.0
@@ -60,7 +61,8 @@ def brain_mask(data: Array, where: str) -> NDArray[np.bool_]:
     inside = data[mask]
     if inside.size == 0:
         raise ValueError(
-            f"Image is empty: {where}. Found zeros only; expected a brain. Remove the file to treat the sequence as missing."
+            f"Image is empty: {where}. Found zeros only; expected a brain. Remove the file to treat the sequence as "
+            f"missing."
         )
     if inside.min() == inside.max():
         raise ValueError(
@@ -72,9 +74,9 @@ def brain_mask(data: Array, where: str) -> NDArray[np.bool_]:
     share = float(filled[box].mean())
     if share > _BOX_SHARE:
         raise ValueError(
-            f"Image is not skull-stripped: {where}. Found voxels other than 0 in {share:.0%} of the box that holds them; "
-            f"expected a brain, which fills less than {_BOX_SHARE:.0%}, on a background of exactly 0. Strip the skull first, "
-            "for example with HD-BET or SynthStrip."
+            f"Image is not skull-stripped: {where}. Found voxels other than 0 in {share:.0%} of the box that holds "
+            f"them; expected a brain, which fills less than {_BOX_SHARE:.0%}, on a background of exactly 0. Strip the "
+            f"skull first, for example with HD-BET or SynthStrip."
         )
     return filled
 
@@ -102,7 +104,8 @@ def _fill_holes(mask: NDArray[np.bool_], box: tuple[slice, ...]) -> NDArray[np.b
 
 
 def scale_to_uint8(data: Array, brain: NDArray[np.bool_], where: str) -> Scaled:
-    """Map the level and spread of ordinary tissue to `LEVEL` and `SPREAD` linearly, clip, round; the background becomes 0.
+    """Map the level and spread of ordinary tissue to `LEVEL` and `SPREAD` linearly, clip, round; the background becomes
+    0.
 
     Source: the paper scales each series to 0–255 and does not say how; see docs/decisions/0014. Ordinary tissue is what
     lies between two percentiles of the brain that leave out the fluid at one end and tumour, vessels and fluid at the

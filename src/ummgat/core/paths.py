@@ -1,4 +1,6 @@
-"""Names out of files that others wrote, before they become paths: one name, of one file or folder, inside the folder it is said to be in."""
+"""Names out of files that others wrote, before they become paths: one name, of one file or folder, inside the folder it
+is said to be in.
+"""
 
 import os
 import re
@@ -52,8 +54,8 @@ def require_no_link(folder: Path) -> None:
     """Raise ValueError where results would go into a folder that is a link, and so lie elsewhere."""
     if Path(folder).is_symlink():
         raise ValueError(
-            f"Output would lie elsewhere: {folder}. Found a link to {Path(folder).readlink()}; expected a folder. Copy it here, "
-            "or work in the place that it leads to."
+            f"Output would lie elsewhere: {folder}. Found a link to {Path(folder).readlink()}; expected a folder. Copy "
+            f"it here, or work in the place that it leads to."
         )
 
 
@@ -68,6 +70,7 @@ def inside(folder: Path, name: str) -> Path:
     path = Path(folder, name)
     if not is_plain(name) or Path(os.path.normpath(path)).parent != Path(os.path.normpath(folder)):
         raise ValueError(
-            f"Output would lie elsewhere: {folder}. Found the name {name!r}; expected one name inside this folder. Rename the subject."
+            f"Output would lie elsewhere: {folder}. Found the name {name!r}; expected one name inside this folder. "
+            f"Rename the subject."
         )
     return path

@@ -30,7 +30,8 @@ _UNITS_MM = {1: 1000.0, 3: 0.001}
 _UNIT_NAMES = {0: "no unit", 1: "metres", 2: "mm", 3: "micrometres"}
 
 PLAUSIBLE_MM = (0.05, 50.0)
-"""Voxel sizes of images of a head, with room on either side: smaller or larger ones are a wrong unit or a damaged header."""
+"""Voxel sizes of images of a head, with room on either side: smaller or larger ones are a wrong unit or a damaged
+header."""
 
 LARGEST_MM = 1500.0
 """Field of view of a head, with room."""
@@ -100,7 +101,9 @@ def shear_degrees(matrix: NDArray[np.float64]) -> float:
 
 
 def placement_of(path: Path) -> Placement | None:
-    """The fields of a readable file that place its voxels, to be carried into what is made from it; None where they are in doubt."""
+    """The fields of a readable file that place its voxels, to be carried into what is made from it; None where they are
+    in doubt.
+    """
     header = header_of(path)
     if doubt(header):
         return None

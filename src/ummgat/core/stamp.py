@@ -56,5 +56,6 @@ def up_to_date(folder: Path, mark: str, overwrite: bool) -> list[str] | None:
         return list(stamp["warnings"])
     found = "one made from other files or with other settings" if stamp else "a folder"
     raise FileExistsError(
-        f"Result exists already: {folder}. Found {found}; expected none, or what this call would make. Move it, or pass --overwrite."
+        f"Result exists already: {folder}. Found {found}; expected none, or what this call would make. Move it, or "
+        f"pass --overwrite."
     )

@@ -147,9 +147,11 @@ class StudyRecord(_Record):
     findings: list[str] = Field(default_factory=list)
     """Remarks that did not keep the study from being prepared, for example voxel-identical sequences."""
     placements: dict[str, Placement] = Field(default_factory=dict)
-    """With `prepare --raw`: sequence → what the header of its file says about its place, carried into what goes back there."""
+    """With `prepare --raw`: sequence → what the header of its file says about its place, carried into what goes back
+    there."""
     left_out: dict[str, list[str]] = Field(default_factory=dict)
-    """Image file beside the acquired ones that was not understood → sequences that it may show; these are not generated."""
+    """Image file beside the acquired ones that was not understood → sequences that it may show; these are not
+    generated."""
     checks: ChecksRecord | None = None
     """Quality control; None if the study was not checked."""
 
@@ -230,7 +232,9 @@ class Study:
         return self._read(self.record.images[sequence].file)
 
     def companion(self, name: str) -> NDArray[np.uint8]:
-        """Another uint8 file of the study's folder on its grid, e.g. a reliability map; (plane, row, column), read-only."""
+        """Another uint8 file of the study's folder on its grid, e.g. a reliability map; (plane, row, column),
+        read-only.
+        """
         return self._read(name)
 
     def labels(self) -> NDArray[np.uint8] | None:
@@ -334,6 +338,6 @@ def require_spacing(study: Study, spacing_mm: float) -> None:
     found = study.grid.spacing_mm
     if max(abs(s - spacing_mm) for s in found) > 1e-3:
         raise ValueError(
-            f"Study is on another grid: {study.subject}. Found voxels of {' x '.join(f'{s:g}' for s in found)} mm; expected "
-            f"{spacing_mm:g} mm. Prepare the cohort with --spacing {spacing_mm:g}."
+            f"Study is on another grid: {study.subject}. Found voxels of {' x '.join(f'{s:g}' for s in found)} mm; "
+            f"expected {spacing_mm:g} mm. Prepare the cohort with --spacing {spacing_mm:g}."
         )

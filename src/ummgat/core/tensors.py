@@ -68,8 +68,8 @@ def load_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, 
         ) from error
     if metadata.get("format") not in kinds:
         raise ValueError(
-            f"Weights file is of another kind: {path}. Found format {metadata.get('format')!r}; expected {' or '.join(kinds)}. "
-            "Choose the file that this command writes or asks for."
+            f"Weights file is of another kind: {path}. Found format {metadata.get('format')!r}; expected "
+            f"{' or '.join(kinds)}. Choose the file that this command writes or asks for."
         )
     return tensors, metadata
 

@@ -88,7 +88,8 @@ class Grid:
         return bool(np.abs((self.matrix - other.matrix) @ points).max() <= tolerance_mm)
 
     def canonical(self, spacing_mm: float) -> "Grid":
-        """The RAS+ grid with isotropic `spacing_mm` over the same field of view, along the same (possibly oblique) axes.
+        """The RAS+ grid with isotropic `spacing_mm` over the same field of view, along the same (possibly oblique)
+        axes.
 
         Voxel edges, not centers, of both grids start at the same corner, so halving the resolution averages
         neighbours instead of picking every other voxel.
@@ -139,11 +140,13 @@ def read_volume(path: Path, *, decided: bool = False) -> tuple[Array, Grid]:
         data = np.asanyarray(image.dataobj).reshape(grid.shape)
     except (*UNREADABLE, ValueError) as error:
         raise ValueError(
-            f"Image data are truncated or damaged: {path}. Found {error}; expected {grid.shape} voxels. Copy or export it again."
+            f"Image data are truncated or damaged: {path}. Found {error}; expected {grid.shape} voxels. Copy or export "
+            f"it again."
         ) from error
     if data.dtype.kind not in "iuf":
         raise ValueError(
-            f"Image is not grey-scale: {path}. Found data type {data.dtype}; expected integers or floats. Export it as such."
+            f"Image is not grey-scale: {path}. Found data type {data.dtype}; expected integers or floats. Export it as "
+            f"such."
         )
     if not np.isfinite(data).all():
         bad = int(data.size - np.isfinite(data).sum())
@@ -205,9 +208,9 @@ def _check_plausible(
     extent = float((spacing * np.array(shape)).max())
     if spacing.min() < low or spacing.max() > high or extent > LARGEST_MM:
         raise ValueError(
-            f"Image has implausible voxel sizes: {path}. Found {tuple(spacing.round(6).tolist())} mm (the header speaks of "
-            f"{unit_name(header)}) and up to {extent:.4g} mm in all; expected {low} to {high:g} mm, at most {LARGEST_MM:g} in all. "
-            "Repair the header's unit or sizes."
+            f"Image has implausible voxel sizes: {path}. Found {tuple(spacing.round(6).tolist())} mm (the header "
+            f"speaks of {unit_name(header)}) and up to {extent:.4g} mm in all; expected {low} to {high:g} mm, at most "
+            f"{LARGEST_MM:g} in all. Repair the header's unit or sizes."
         )
 
 
@@ -215,8 +218,9 @@ def _require_sides(path: Path, header: nib.Nifti1Header) -> None:
     unclear = doubt(header)
     if unclear:
         raise ValueError(
-            f"Left and right are in doubt: {path}. Found: {unclear}; expected an sform or qform that says it, and no two that "
-            "contradict. Convert it again from the scanner's files, repair the header, or decide in a sheet of `ummgat inspect`."
+            f"Left and right are in doubt: {path}. Found: {unclear}; expected an sform or qform that says it, and no "
+            f"two that contradict. Convert it again from the scanner's files, repair the header, or decide in a sheet "
+            f"of `ummgat inspect`."
         )
 
 
@@ -225,8 +229,8 @@ def require_square(path: Path, affine: NDArray[np.float64]) -> None:
     off = shear_degrees(affine)
     if off > SQUARE_DEGREES:
         raise ValueError(
-            f"Image has a sheared grid: {path}. Found axes {off:.2g}° off right angles; expected 90° between them. Export "
-            "it without gantry tilt, or resample it to an upright grid."
+            f"Image has a sheared grid: {path}. Found axes {off:.2g}° off right angles; expected 90° between them. "
+            f"Export it without gantry tilt, or resample it to an upright grid."
         )
 
 
@@ -245,8 +249,9 @@ def _check_size(path: Path, image: nib.Nifti1Image) -> None:
     can_hold = on_disk * _DEFLATE_LIMIT if path.suffix.lower() == ".gz" else on_disk
     if claimed > can_hold:
         raise ValueError(
-            f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file of "
-            f"{on_disk} bytes; expected at most {can_hold}. The file is truncated or damaged: copy or export it again."
+            f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file "
+            f"of {on_disk} bytes; expected at most {can_hold}. The file is truncated or damaged: copy or export it "
+            f"again."
         )
 
 
@@ -277,8 +282,8 @@ def unpacked(file: gzip.GzipFile, at_most: int, path: Path) -> bytes:
     more = file.read(1)  # at the end this compares the checksum, also where the stream is exactly as long as allowed
     if more:
         raise ValueError(
-            f"File holds more than its header says: {path}. Found more than {at_most} bytes unpacked; expected no more. The "
-            "header or the file is damaged: copy or export it again."
+            f"File holds more than its header says: {path}. Found more than {at_most} bytes unpacked; expected no "
+            f"more. The header or the file is damaged: copy or export it again."
         )
     return content
 
@@ -288,8 +293,8 @@ def write_volume(
 ) -> None:
     """Write `data` of shape (x, y, z) as NIfTI-1 in its own dtype, atomically. Units are set to mm.
 
-    `description` goes into the header's `descrip`, which holds 79 ASCII characters. `placement` is that of a file on the very
-    same grid: sform, qform and their codes are then as there, so that every reader puts both at one place.
+    `description` goes into the header's `descrip`, which holds 79 ASCII characters. `placement` is that of a file on
+    the very same grid: sform, qform and their codes are then as there, so that every reader puts both at one place.
     """
     if tuple(data.shape) != grid.shape:
         raise ValueError(
@@ -315,7 +320,8 @@ def same_voxels(a: Grid, b: Grid) -> bool:
 
 
 def in_order_of(data: Array, source: Grid, target: Grid, tolerance_mm: float = 1e-2) -> Array:
-    """Put voxels into the order of another grid that has the same voxels, its axes flipped or swapped; nothing is resampled.
+    """Put voxels into the order of another grid that has the same voxels, its axes flipped or swapped; nothing is
+    resampled.
 
     Parameters
     ----------
@@ -387,7 +393,8 @@ def resample(data: Array, source: Grid, target: Grid, order: int = 1) -> Array:
 def _linear_along(data: Array, axis: int, position: NDArray[np.float64]) -> NDArray[np.float32]:
     """Linear interpolation at `position` (in voxels) along one axis, 0 beyond the ends.
 
-    Grids with the same axes need no more than this three times, an order of magnitude faster than the general transform.
+    Grids with the same axes need no more than this three times, an order of magnitude faster than the general
+    transform.
     """
     low = np.floor(position).astype(int)
     share = position - low
@@ -402,7 +409,8 @@ def _linear_along(data: Array, axis: int, position: NDArray[np.float64]) -> NDAr
 
 
 def resample_inside(data: Array, mask: Array, source: Grid, target: Grid) -> NDArray[np.float32]:
-    """Linear resampling that lets only voxels inside `mask` speak, so background never bleeds into the edge of the brain.
+    """Linear resampling that lets only voxels inside `mask` speak, so background never bleeds into the edge of the
+    brain.
 
     Parameters
     ----------

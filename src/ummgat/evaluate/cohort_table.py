@@ -37,18 +37,18 @@ def cohort_rows(
                     "part": part,
                     "center": center,
                     "n": str(len(own)),
-                    "age, median (range)": f"{np.median(ages):.0f} ({min(ages):.0f} to {max(ages):.0f}), n {len(ages)}"
-                    if ages
-                    else UNKNOWN,
+                    "age, median (range)": f"{_range(ages)}, n {len(ages)}" if ages else UNKNOWN,
                     "sex": ", ".join(f"{x} {sexes.count(x)}" for x in sorted(set(sexes))) or UNKNOWN,
                     "sequences": ", ".join(f"{q} {sum(q in s.acquired for s in own)}" for q in names),
                     "annotated": str(len(volumes)),
-                    "whole tumour in mL, median (range)": f"{np.median(volumes):.0f} ({min(volumes):.0f} to {max(volumes):.0f})"
-                    if volumes
-                    else UNKNOWN,
+                    "whole tumour in mL, median (range)": _range(volumes) if volumes else UNKNOWN,
                 }
             )
     return rows
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{np.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
 
 
 def _tumour_ml(study: Study) -> float | None:
@@ -72,8 +72,8 @@ def read_demographics(path: Path) -> dict[str, dict[str, str]]:
         reader = csv.DictReader(file)
         if not {"subject", "age", "sex"} <= set(reader.fieldnames or ()):
             raise ValueError(
-                f"Demographics have other columns: {path}. Found {', '.join(reader.fieldnames or ())}; expected subject, age, "
-                "sex. Rename them."
+                f"Demographics have other columns: {path}. Found {', '.join(reader.fieldnames or ())}; expected "
+                f"subject, age, sex. Rename them."
             )
         found: dict[str, dict[str, str]] = {}
         for row in reader:
@@ -82,8 +82,8 @@ def read_demographics(path: Path) -> dict[str, dict[str, str]]:
             if bad or subject in found:
                 wrong = f"age {row['age']!r}" if bad else "two rows"
                 raise ValueError(
-                    f"Demographics are not clear: {path}, subject {subject}. Found {wrong}; expected one row with an age in "
-                    "years, or none. Correct it."
+                    f"Demographics are not clear: {path}, subject {subject}. Found {wrong}; expected one row with an "
+                    f"age in years, or none. Correct it."
                 )
             found[subject] = {"age": row["age"].strip(), "sex": row["sex"].strip()}
     return found

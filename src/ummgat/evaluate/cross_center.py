@@ -1,8 +1,8 @@
 """A segmenter of one center on another center's images: as they are, histogram-matched, and aligned.
 
-The rows have the columns of every evaluation: `scenario` is `B to A`, `method` what was done to the images of B before A's
-segmenter got them: `complete` (nothing), `matched` (histogram of A), `generate` (aligned to A), `scanned` (as A would have
-scanned the same subject, which only a phantom knows). A's own subjects are the scenario `A at home`.
+The rows have the columns of every evaluation: `scenario` is `B to A`, `method` what was done to the images of B before
+A's segmenter got them: `complete` (nothing), `matched` (histogram of A), `generate` (aligned to A), `scanned` (as A
+would have scanned the same subject, which only a phantom knows). A's own subjects are the scenario `A at home`.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -45,7 +45,8 @@ def cross_center(
     model : TrainedModel
         Aligns; its intensity histograms of `home` are what images are matched to.
     studies : sequence of Study
-        Annotated subjects of `home` and of other centers, on the model's grid. A segmenter that says it trained on one of them is refused.
+        Annotated subjects of `home` and of other centers, on the model's grid. A segmenter that says it trained on one
+        of them is refused.
     out : Path
         Folder for `results.csv` and `settings.json`; a killed run goes on.
     settings : mapping
@@ -129,7 +130,9 @@ def _subject_rows(
 
 
 def looking_like(model: TrainedModel, study: Study, home: str, method: str, segmenter: Segmenter) -> dict[str, Volume]:
-    """What the segmenter is given: acquired images as they are, matched to the histogram of `home`, or aligned to it."""
+    """What the segmenter is given: acquired images as they are, matched to the histogram of `home`, or aligned to
+    it.
+    """
     given = {q: np.asarray(study.volume(q)) for q in segmenter.sequences}
     if method == "matched":
         index = model.table.index

@@ -1,4 +1,6 @@
-"""Lesion-wise Dice and HD95: every lesion counts alike, found, missed or invented. Source: Saluja et al., BraTS 2023 metrics."""
+"""Lesion-wise Dice and HD95: every lesion counts alike, found, missed or invented. Source: Saluja et al., BraTS 2023
+metrics.
+"""
 
 from typing import NamedTuple
 
@@ -36,7 +38,8 @@ class LesionScores(NamedTuple):
 def lesion_wise(
     found: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
 ) -> LesionScores:
-    """Score each true lesion with the pieces that touch its surroundings, and each piece that touches none as an invention.
+    """Score each true lesion with the pieces that touch its surroundings, and each piece that touches none as an
+    invention.
 
     Parameters
     ----------
@@ -46,9 +49,9 @@ def lesion_wise(
 
     Notes
     -----
-    On 1 mm voxels as published: the truth is dilated three times (18 neighbours) to say which pieces are one lesion and which
-    answers are meant for it, components have 26 neighbours, and lesions of less than 50 voxels are left out. Coarser
-    voxels are dilated by as many steps as come nearest to 3 mm, at least one.
+    On 1 mm voxels as published: the truth is dilated three times (18 neighbours) to say which pieces are one lesion and
+    which answers are meant for it, components have 26 neighbours, and lesions of less than 50 voxels are left out.
+    Coarser voxels are dilated by as many steps as come nearest to 3 mm, at least one.
     """
     rounds = max(1, round(MERGE_MM / float(np.mean(spacing_mm))))
     least = LEAST_ML * 1000 / float(np.prod(spacing_mm))

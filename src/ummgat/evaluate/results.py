@@ -27,7 +27,8 @@ Row = dict[str, str]
 
 COLUMNS = (
     "subject", "center", "scenario", "missing", "segmenter", "method", "rule", "source", "region", "grid_mm",
-    "n_rows", "dice", "hd95_mm", "found_ml", "true_ml", "lesion_dice", "lesion_hd95_mm", "n_lesions", "n_missed", "n_false",
+    "n_rows", "dice", "hd95_mm", "found_ml", "true_ml", "lesion_dice", "lesion_hd95_mm", "n_lesions", "n_missed",
+    "n_false",
 )  # fmt: skip
 
 KEY = ("subject", "scenario", "segmenter", "method", "source")
@@ -83,8 +84,8 @@ def add_each(
 ) -> Report[None]:
     """Add what `rows_of` gives for every study; a study that fails leaves the others alone.
 
-    In one process each segmentation is on disk before the next begins; with several jobs, each study. The file ends in the
-    order of the studies, whoever was first.
+    In one process each segmentation is on disk before the next begins; with several jobs, each study. The file ends in
+    the order of the studies, whoever was first.
 
     Parameters
     ----------
@@ -262,8 +263,8 @@ def same_settings(path: Path, settings: dict[str, Any]) -> None:
     different = [name for name in sorted({*found, *settings}) if found.get(name) != settings.get(name)]
     if different:
         raise ValueError(
-            f"Folder belongs to another evaluation: {path.parent}. Found other {', '.join(different)}; expected the same. "
-            "Choose another output folder."
+            f"Folder belongs to another evaluation: {path.parent}. Found other {', '.join(different)}; expected the "
+            f"same. Choose another output folder."
         )
 
 

@@ -1,7 +1,7 @@
 """Which sequences are missing, and what stands in for them: names and rules, no images.
 
-The paper's rows are all here: a copy of one sequence (`cpT2`), a generation from one (`g_from_T1`), and its mixed rows for two
-missing sequences (`gT1_from_T1ce; gT2_from_Flair`).
+The paper's rows are all here: a copy of one sequence (`cpT2`), a generation from one (`g_from_T1`), and its mixed rows
+for two missing sequences (`gT1_from_T1ce; gT2_from_Flair`).
 """
 
 import itertools
@@ -59,7 +59,8 @@ class Substitute:
 
     method: Method
     rule: str = ""
-    """How the sources were chosen: `single` (one for all), `correlation`, `criteria`, `paper`; empty without sources."""
+    """How the sources were chosen: `single` (one for all), `correlation`, `criteria`, `paper`; empty without
+    sources."""
     assignment: Assignment = ()
 
     @property
@@ -97,9 +98,9 @@ def scenario_names(sequences: Sequence[str], wanted: Sequence[str] | None) -> se
     ----------
     sequences : sequence of str
     wanted : sequence of str or None
-        Names in any order of their sequences (`flair+t1`), and groups: see `GROUPS`, `fixed` for all of these. None: `none`,
-        `fixed` and `random` up to `MANY_SEQUENCES`; beyond, where fixed ones count by the hundred (254 of eight), `none`,
-        `single` and `random`.
+        Names in any order of their sequences (`flair+t1`), and groups: see `GROUPS`, `fixed` for all of these. None:
+        `none`, `fixed` and `random` up to `MANY_SEQUENCES`; beyond, where fixed ones count by the hundred (254 of
+        eight), `none`, `single` and `random`.
 
     Raises
     ------
@@ -122,8 +123,8 @@ def scenario_names(sequences: Sequence[str], wanted: Sequence[str] | None) -> se
             found |= {scenario.name for scenario in fixed if set(scenario.missing) == set(parts)}
         else:
             raise ValueError(
-                f"Unknown scenario: --scenarios. Found {name!r}; expected none, {', '.join(GROUPS)}, fixed, random, or sequences "
-                f"out of {', '.join(sequences)}, as {'+'.join(sequences[:2])}. Correct it."
+                f"Unknown scenario: --scenarios. Found {name!r}; expected none, {', '.join(GROUPS)}, fixed, random, or "
+                f"sequences out of {', '.join(sequences)}, as {'+'.join(sequences[:2])}. Correct it."
             )
     return found
 
@@ -139,7 +140,8 @@ def method_names(wanted: Sequence[str] | None) -> frozenset[str]:
     unknown = [name for name in wanted or () if name not in METHODS]
     if unknown or (wanted is not None and not wanted):
         raise ValueError(
-            f"Unknown method: --methods. Found {', '.join(unknown) or 'none'}; expected some of {', '.join(METHODS)}. Correct it."
+            f"Unknown method: --methods. Found {', '.join(unknown) or 'none'}; expected some of {', '.join(METHODS)}. "
+            f"Correct it."
         )
     return frozenset(METHODS if wanted is None else wanted)
 

@@ -52,13 +52,13 @@ def evaluate(
     Parameters
     ----------
     segmenters : mapping of name → Segmenter
-        `plain` is fed with every substitute. Any other, as one trained with sequence dropout, with all true images, with
-        the available ones alone, and with what `ummgat complete` would make of them. A cross-fitted one answers for each
-        subject with the network that never saw it.
+        `plain` is fed with every substitute. Any other, as one trained with sequence dropout, with all true images,
+        with the available ones alone, and with what `ummgat complete` would make of them. A cross-fitted one answers
+        for each subject with the network that never saw it.
     model : TrainedModel
     studies : sequence of Study
-        Prepared at the model's voxel size, with labels and all true images. A segmenter that says it trained on one of them is refused; on whom the model was
-        trained is for the caller to know.
+        Prepared at the model's voxel size, with labels and all true images. A segmenter that says it trained on one of
+        them is refused; on whom the model was trained is for the caller to know.
     out : Path
         Folder for `results.csv` and `settings.json`.
     correlated : mapping of (target, source) → float
@@ -72,12 +72,13 @@ def evaluate(
     methods : sequence of str, optional
         Of `scenarios.METHODS`, to restrict to: each costs a segmentation or several. Default: all.
     as_center : str, optional
-        Center of the model as whose all studies are translated, for cohorts of centers that it was not trained with. It is
-        written to the settings, and to each row as `M as A`.
+        Center of the model as whose all studies are translated, for cohorts of centers that it was not trained with. It
+        is written to the settings, and to each row as `M as A`.
     fine : mapping of subject → Study, optional
         The same subjects with smaller voxels, annotated: scores are given there too, beside what the grid alone costs.
     jobs : int
-        Worker processes; the result does not depend on it. A foreign segmenter has a process of its own and takes one job.
+        Worker processes; the result does not depend on it. A foreign segmenter has a process of its own and takes one
+        job.
     progress : callable, optional
         (studies finished, studies in all, subject).
 
@@ -89,8 +90,8 @@ def evaluate(
     Raises
     ------
     ValueError
-        A folder of another evaluation, an unknown scenario or method, a center that the model does not know, or a segmenter that
-        trained on one of the studies.
+        A folder of another evaluation, an unknown scenario or method, a center that the model does not know, or a
+        segmenter that trained on one of the studies.
     """
     silent = require_unseen(segmenters, studies)
     if as_center is None and any(study.center != model.only_center for study in studies):
@@ -100,8 +101,8 @@ def evaluate(
     if not any(wanted.values()):
         known = ", ".join(next(iter(segmenters.values())).sequences)
         raise ValueError(
-            f"No scenario is left: --scenarios. Found {', '.join(scenarios or ())}; expected sequences out of {known}, and not "
-            "all of them. Correct it."
+            f"No scenario is left: --scenarios. Found {', '.join(scenarios or ())}; expected sequences out of {known}, "
+            f"and not all of them. Correct it."
         )
     tried = method_names(methods)
     for study in studies:
@@ -164,8 +165,8 @@ def _subject_rows(order: _Order, task: Task) -> Iterator[list[Row]]:
         absent = [q for q in sequences if q not in study.sequences]
         if absent:
             raise ValueError(
-                f"True image is missing: {study.subject}. Found no {', '.join(absent)}; expected {', '.join(sequences)} to "
-                "take away and compare with. Leave the subject out."
+                f"True image is missing: {study.subject}. Found no {', '.join(absent)}; expected "
+                f"{', '.join(sequences)} to take away and compare with. Leave the subject out."
             )
         images = Substitutes(model, study, sequences, task.as_center)
         for scenario in all_scenarios(sequences, study.subject, task.seed):
@@ -207,14 +208,14 @@ def _check_centers(model: TrainedModel, studies: Sequence[Study], as_center: str
     known = ", ".join(model.table.centers)
     if as_center is not None and as_center not in model.table.centers:
         raise ValueError(
-            f"Model does not know the center to translate as: --as-center. Found {as_center!r}; expected one of {known}. "
-            "Choose one of these."
+            f"Model does not know the center to translate as: --as-center. Found {as_center!r}; expected one of "
+            f"{known}. Choose one of these."
         )
     strange = sorted({s.center for s in studies} - set(model.table.centers)) if as_center is None else []
     if strange:
         raise ValueError(
-            f"Model does not know the center of the studies. Found {', '.join(strange)}; expected one of {known}. Say with "
-            "--as-center which of these they resemble, or train with this center."
+            f"Model does not know the center of the studies. Found {', '.join(strange)}; expected one of {known}. Say "
+            f"with --as-center which of these they resemble, or train with this center."
         )
 
 
@@ -276,8 +277,8 @@ class Substitutes:
 def correlations(studies: Sequence[Study], sequences: Sequence[str]) -> dict[tuple[str, str], float]:
     """Median over subjects of the correlation of two true images inside the brain, for (target, source) both ways.
 
-    For the rule "copy the most correlated": give it training or calibration subjects, never those tested on. Pairs that no
-    subject has are left out.
+    For the rule "copy the most correlated": give it training or calibration subjects, never those tested on. Pairs that
+    no subject has are left out.
     """
     found: dict[tuple[str, str], list[float]] = {}
     for study in studies:

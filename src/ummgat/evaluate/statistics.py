@@ -1,6 +1,7 @@
 """Paired tests on few subjects, said with everything a reader needs to judge them.
 
-Pairs are subjects. Nothing here prints a p where none exists: with one subject, or when all pairs are equal, it is None.
+Pairs are subjects. Nothing here prints a p where none exists: with one subject, or when all pairs are equal, it is
+None.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,8 +67,8 @@ def smallest_p(n: int) -> float:
 def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, resamples: int = 2000) -> Comparison:
     """Compare paired values, subject by subject.
 
-    Pairs in which either value is not finite are left out; equal pairs say nothing about the sign and are left out of the
-    test (Wilcoxon's rule). Exact distribution where no differences tie, else the normal approximation, which SciPy
+    Pairs in which either value is not finite are left out; equal pairs say nothing about the sign and are left out of
+    the test (Wilcoxon's rule). Exact distribution where no differences tie, else the normal approximation, which SciPy
     corrects for ties.
 
     Raises
@@ -110,8 +111,9 @@ def friedman(treatments: Mapping[str, Sequence[float]]) -> Friedman | None:
 
     Notes
     -----
-    The post-hoc compares mean ranks within subjects, |R_i - R_j| / sqrt(k (k + 1) / 6 n), against the normal distribution.
-    `posthoc_dunn`, often used here, ranks all values together as if groups were independent, which paired data are not.
+    The post-hoc compares mean ranks within subjects, |R_i - R_j| / sqrt(k (k + 1) / 6 n), against the normal
+    distribution. `posthoc_dunn`, often used here, ranks all values together as if groups were independent, which paired
+    data are not.
     """
     names = list(treatments)
     table = np.array([treatments[name] for name in names], float).T

@@ -94,10 +94,12 @@ def paired(a: Cell, b: Cell) -> Comparison:
 
 
 def wins(table: Sequence[Cell], rival: str) -> Wins:
-    """Count generated cells (every source and rule) against the copy from the same sources, or the best copy of the scenario.
+    """Count generated cells (every source and rule) against the copy from the same sources, or the best copy of the
+    scenario.
 
-    Medians are over the subjects that the generated cell and every copy it is set against have: a center whose domains the
-    model lacks has copies and nothing generated, and an unfinished run has some rows of a subject without the others.
+    Medians are over the subjects that the generated cell and every copy it is set against have: a center whose domains
+    the model lacks has copies and nothing generated, and an unfinished run has some rows of a subject without the
+    others.
 
     Parameters
     ----------
@@ -134,7 +136,9 @@ class Methods(NamedTuple):
     spreads: dict[str, float]
 
     def effect(self, a: str, b: str) -> float:
-        """Cohen's d of `a` minus `b`, by the standard deviation pooled over all treatments; NaN where nothing varies."""
+        """Cohen's d of `a` minus `b`, by the standard deviation pooled over all treatments; NaN where nothing
+        varies.
+        """
         spreads = list(self.spreads.values())
         return cohens_d(self.means[a] - self.means[b], spreads) if any(spreads) else float("nan")
 
@@ -144,10 +148,11 @@ def _median_on(cell: Cell, subjects: Sequence[str]) -> float:
 
 
 def on_common(table: Sequence[Cell]) -> list[Cell]:
-    """The cells of the plain segmenter and its rivals in each scenario and region on the subjects that all of them have.
+    """The cells of the plain segmenter and its rivals in each scenario and region on the subjects that all of them
+    have.
 
-    For pictures that set methods side by side: what a model lacks for a center is copied there but not generated, and medians
-    over different subjects do not compare. Where no subject has all, and for `random`, cells stay as they are.
+    For pictures that set methods side by side: what a model lacks for a center is copied there but not generated, and
+    medians over different subjects do not compare. Where no subject has all, and for `random`, cells stay as they are.
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in table:
@@ -186,7 +191,8 @@ def _short(treatment: Treatment) -> str:
 
 
 def automatic(calibration: Sequence[Cell], table: Sequence[Cell]) -> dict[str, Treatment]:
-    """Per scenario the substitute of the plain segmenter that did best on calibration subjects, none of whom is in `table`.
+    """Per scenario the substitute of the plain segmenter that did best on calibration subjects, none of whom is in
+    `table`.
 
     Best: highest mean over regions of the median Dice. Scenarios without calibration have none.
 
@@ -198,8 +204,8 @@ def automatic(calibration: Sequence[Cell], table: Sequence[Cell]) -> dict[str, T
     both = {s for c in calibration for s in c.dice} & {s for c in table for s in c.dice}
     if both:
         raise ValueError(
-            f"Calibration and test overlap. Found {', '.join(sorted(both))} in both; expected no common subject. Evaluate "
-            "the selection part for calibration."
+            f"Calibration and test overlap. Found {', '.join(sorted(both))} in both; expected no common subject. "
+            f"Evaluate the selection part for calibration."
         )
     scores: dict[Treatment, list[float]] = {}
     for cell in calibration:
@@ -235,7 +241,8 @@ _ORDER = ("t1", "t1ce", "t2", "flair", "dwi", "swi", "hardi", "asl")
 
 
 def paper_dice(dataset: str) -> dict[tuple[str, str, str, str], Summary]:
-    """The paper's Dice of a dataset: (scenario, method, source, region) → median and quartiles (n is 0: not printed there).
+    """The paper's Dice of a dataset: (scenario, method, source, region) → median and quartiles (n is 0: not printed
+    there).
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""What an evaluation should hold and does not: a killed run, or subjects that failed, must not be read as a whole one."""
+"""What an evaluation should hold and does not: a killed run, or subjects that failed, must not be read as a whole
+one.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -24,8 +26,9 @@ def missing_rows(rows: Iterable[Row], subjects: Sequence[str]) -> list[dict[str,
     Returns
     -------
     list of dict
-        `subject`, `missing` (the scenario), `segmenter`, `n` and `substitutes` of each scenario in which something lacks; a
-        subject without a single row has one entry, of the scenario `all`. What lacks for everybody cannot be seen.
+        `subject`, `missing` (the scenario), `segmenter`, `n` and `substitutes` of each scenario in which something
+        lacks; a subject without a single row has one entry, of the scenario `all`. What lacks for everybody cannot be
+        seen.
     """
     done: dict[str, dict[_Segmentation, None]] = {}
     centers: dict[str, str] = {}

@@ -33,8 +33,8 @@ _README = f"""Studies completed by UMMGAT {__version__}
 
 Images with desc-synthetic in their name were not acquired by a scanner: a neural network computed them from other
 sequences of the same patient. Their sidecars say from which, by which model and how. A synthetic ce-gadolinium image is
-what the network expects after contrast agent, whether any was given or not; without a contrast-enhanced source, enhancement
-shown or absent in it means nothing.
+what the network expects after contrast agent, whether any was given or not; without a contrast-enhanced source,
+enhancement shown or absent in it means nothing.
 
 Not for diagnosis or treatment.
 """
@@ -64,7 +64,9 @@ def bids_label(subject: str) -> str:
 
 
 def write_dataset(out: Path, labels: list[str]) -> None:
-    """Write what a BIDS dataset says of itself: description, README, participants, and what a validator need not know."""
+    """Write what a BIDS dataset says of itself: description, README, participants, and what a validator need not
+    know.
+    """
     description = {
         "Name": f"Studies completed by UMMGAT, in part {MARK}",
         "BIDSVersion": "1.9.0",

@@ -53,7 +53,8 @@ class _Bids:
 def export_bids(
     completed: Path, out: Path, *, jobs: int = 1, overwrite: bool = False, progress: Progress | None = None
 ) -> ExportReport:
-    """Write completed studies as BIDS derivatives; those that are there already and have not changed are left as they are.
+    """Write completed studies as BIDS derivatives; those that are there already and have not changed are left as they
+    are.
 
     Raises
     ------
@@ -158,13 +159,13 @@ def export_dicom(
     sources = find_sources(source, sheet)
     if sources.one_patient and len(folders) > 1:
         raise ValueError(
-            f"Studies cannot be told apart: {completed}. Found {len(folders)} studies and no sheet; expected one study, or a sheet "
-            "that says whose the series are. Give --sheet SHEET of `ummgat inspect --out`."
+            f"Studies cannot be told apart: {completed}. Found {len(folders)} studies and no sheet; expected one "
+            f"study, or a sheet that says whose the series are. Give --sheet SHEET of `ummgat inspect --out`."
         )
     if segmentations and segmentations.place.is_file() and len(folders) > 1:
         raise ValueError(
-            f"One label map for several studies: {segmentations.place}. Found {len(folders)} studies; expected one. Give a folder "
-            "of files called <subject>.nii.gz."
+            f"One label map for several studies: {segmentations.place}. Found {len(folders)} studies; expected one. "
+            f"Give a folder of files called <subject>.nii.gz."
         )
     if segmentations:
         _require_fitting_labels(segmentations, folders)
@@ -216,7 +217,9 @@ def _add(report: ExportReport, now: ExportReport, folders: Mapping[str, Path]) -
 
 
 def _check_out(out: Path, overwrite: bool, places: Iterable[Path], *inputs: Path) -> None:
-    """Refuse an output folder that holds something this export did not write, or that is an input, within one or around one."""
+    """Refuse an output folder that holds something this export did not write, or that is an input, within one or around
+    one.
+    """
     ours = [place for place in places if (place / STAMP).is_file()]
     if not ours:
         require_new(out, overwrite)
@@ -225,8 +228,8 @@ def _check_out(out: Path, overwrite: bool, places: Iterable[Path], *inputs: Path
         place = given.resolve()
         if there.is_relative_to(place) or place.is_relative_to(there):
             raise ValueError(
-                f"Output and input are not apart: {out}. Found one inside the other; expected another place. Choose one: inputs are "
-                "never changed."
+                f"Output and input are not apart: {out}. Found one inside the other; expected another place. Choose "
+                f"one: inputs are never changed."
             )
 
 
@@ -240,8 +243,9 @@ def _write_study(
 ) -> list[str]:
     if study.prepared and not study.native:
         raise ValueError(
-            f"Study is on the grid of `ummgat prepare`: {study.subject}. Found a study.json and no generated image on the grid of the scan; "
-            "expected some. Complete the NIfTI folder itself, or a cohort of `ummgat prepare --raw`, then export."
+            f"Study is on the grid of `ummgat prepare`: {study.subject}. Found a study.json and no generated image on "
+            f"the grid of the scan; expected some. Complete the NIfTI folder itself, or a cohort of `ummgat prepare "
+            f"--raw`, then export."
         )
     candidates, names = sources.of(study.subject), []
     for number, image in enumerate(study.native if study.prepared else study.generated):
@@ -267,8 +271,8 @@ def _write_study(
         names.append("tumour_SEG.dcm")
     if not names:
         raise ValueError(
-            f"Study has nothing to export: {study.subject}. Found no generated image and no label map; expected one. Complete it "
-            "first, or leave it out."
+            f"Study has nothing to export: {study.subject}. Found no generated image and no label map; expected one. "
+            f"Complete it first, or leave it out."
         )
     return names
 
@@ -287,13 +291,16 @@ def _labels_of(subject: str, segmentations: Segmentations) -> Path | None:
     found = [place / name for name in label_names(subject) if (place / name).is_file()]
     if len(found) > 1:
         raise ValueError(
-            f"Two label maps for one study: {subject}. Found {' and '.join(p.name for p in found)}; expected one. Move one away."
+            f"Two label maps for one study: {subject}. Found {' and '.join(p.name for p in found)}; expected one. Move "
+            f"one away."
         )
     return found[0] if found else None
 
 
 def unused_labels(place: Path, completed: Path) -> tuple[list[str], list[str]]:
-    """Label maps of a folder that are of no study, and studies that have none; names, sorted. A single file is of its study."""
+    """Label maps of a folder that are of no study, and studies that have none; names, sorted. A single file is of its
+    study.
+    """
     if place.is_file():
         return [], []
     return _unused(place, [folder.name for folder in completed_folders(completed)])
@@ -318,8 +325,10 @@ def _require_fitting_labels(segmentations: Segmentations, subjects: Mapping[str,
     others, without = _unused(place, subjects)
     if len(without) == len(subjects):
         raise ValueError(
-            f"No label map fits a study: {place}. Found {', '.join(others[:5]) or 'no NIfTI file'}{', …' if len(others) > 5 else ''}; "
-            f"expected {' or '.join(label_names(next(iter(subjects)))[::2])} and the like. Rename them, or choose another folder."
+            f"No label map fits a study: {place}. Found "
+            f"{', '.join(others[:5]) or 'no NIfTI file'}{', …' if len(others) > 5 else ''}; expected "
+            f"{' or '.join(label_names(next(iter(subjects)))[::2])} and the like. Rename them, or choose another "
+            f"folder."
         )
 
 
@@ -344,8 +353,8 @@ def _write_labels(
     exams = {c.series.study_uid for c in there}
     if not there or len(exams) > 1:
         raise ValueError(
-            f"Source series of the label map is not clear: {study.subject}. Found {len(there)} series of {len(exams)} exams on its "
-            "grid; expected one exam. Bring it to the grid of a series, or give --sheet."
+            f"Source series of the label map is not clear: {study.subject}. Found {len(there)} series of {len(exams)} "
+            f"exams on its grid; expected one exam. Bring it to the grid of a series, or give --sheet."
         )
     generated = list(dict.fromkeys(image.sequence for image in study.generated))
     series = (named or there)[0].series

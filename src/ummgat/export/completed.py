@@ -80,8 +80,8 @@ def completed_folders(folder: Path) -> list[Path]:
     found = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "." and _is_study(path)]
     if not found:
         raise ValueError(
-            f"No completed study found: {folder}. Found no folder with NIfTI images; expected what `ummgat complete` wrote. "
-            "Complete the studies first."
+            f"No completed study found: {folder}. Found no folder with NIfTI images; expected what `ummgat complete` "
+            f"wrote. Complete the studies first."
         )
     return found
 
@@ -162,8 +162,8 @@ def _of_raw(path: Path, match: re.Match[str]) -> CompletedImage:
     provenance = read_json(path.with_name(stem + ".json"))
     if not isinstance(provenance, dict) or not provenance.get("target") or sequence_of(provenance) != match[1]:
         raise ValueError(
-            f"Sidecar does not fit its image: {path}. Found no target {match[1]} in it; expected what `ummgat complete` wrote. "
-            "Complete the study again."
+            f"Sidecar does not fit its image: {path}. Found no target {match[1]} in it; expected what `ummgat "
+            f"complete` wrote. Complete the study again."
         )
     map_file = path.with_name(path.name.replace(stem, stem + "_reliability"))
     kind: Kind = "fused" if provenance.get("method") == "fuse" else "generated"

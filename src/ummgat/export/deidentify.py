@@ -1,8 +1,8 @@
 """Take the patient out of a DICOM object: names, IDs, dates, places and people, with every UID replaced consistently.
 
-After the core of the Basic Application Confidentiality Profile (DICOM PS3.15, table E.1-1), by rules instead of its list of some
-hundred attributes, so that one not thought of falls on the safe side. For objects that `dicom` and `seg` made, whose own
-texts (`KEPT_TEXT`) hold nothing of the patient.
+After the core of the Basic Application Confidentiality Profile (DICOM PS3.15, table E.1-1), by rules instead of its
+list of some hundred attributes, so that one not thought of falls on the safe side. For objects that `dicom` and `seg`
+made, whose own texts (`KEPT_TEXT`) hold nothing of the patient.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ REPLACED = {"ContentDate": "19000101", "ContentTime": "000000", "DeviceSerialNum
 _REMOVED = """
 PatientSize PatientWeight PatientBodyMassIndex PatientSexNeutered PregnancyStatus SmokingStatus OtherPatientIDsSequence
 IssuerOfPatientIDQualifiersSequence PatientInsurancePlanCodeSequence PatientPrimaryLanguageCodeSequence
-EthnicGroupCodeSequence ReferencedPatientSequence ReferencedPatientPhotoSequence SourcePatientGroupIdentificationSequence
-PatientSpeciesCodeSequence PatientBreedCodeSequence ReferencedStudySequence ProcedureCodeSequence
-ReasonForPerformedProcedureCodeSequence AdmittingDiagnosesCodeSequence IssuerOfAccessionNumberSequence
-ReferringPhysicianIdentificationSequence ConsultingPhysicianIdentificationSequence PhysiciansOfRecordIdentificationSequence
-PhysiciansReadingStudyIdentificationSequence OperatorIdentificationSequence InstitutionCodeSequence
-InstitutionalDepartmentTypeCodeSequence RequestAttributesSequence RequestingServiceCodeSequence
+EthnicGroupCodeSequence ReferencedPatientSequence ReferencedPatientPhotoSequence
+SourcePatientGroupIdentificationSequence PatientSpeciesCodeSequence PatientBreedCodeSequence ReferencedStudySequence
+ProcedureCodeSequence ReasonForPerformedProcedureCodeSequence AdmittingDiagnosesCodeSequence
+IssuerOfAccessionNumberSequence ReferringPhysicianIdentificationSequence ConsultingPhysicianIdentificationSequence
+PhysiciansOfRecordIdentificationSequence PhysiciansReadingStudyIdentificationSequence OperatorIdentificationSequence
+InstitutionCodeSequence InstitutionalDepartmentTypeCodeSequence RequestAttributesSequence RequestingServiceCodeSequence
 ReferencedPerformedProcedureStepSequence ContentCreatorIdentificationCodeSequence OriginalAttributesSequence
 DeidentificationMethodCodeSequence ResponsiblePersonRole
 """
@@ -44,11 +44,11 @@ REMOVED = set(_REMOVED.split())
 """Attributes about the patient, the visit and the people that the rules on value types would leave."""
 
 _KEPT_TEXT = """
-SeriesDescription ProtocolName ImageComments DerivationDescription ContentDescription Manufacturer ManufacturerModelName
-SoftwareVersions ContributionDescription CodeValue CodeMeaning CodingSchemeDesignator CodingSchemeVersion CodingSchemeName
-CodingSchemeRegistry CodingSchemeExternalID CodingSchemeResponsibleOrganization CodingSchemeURL LongCodeValue URNCodeValue
-SegmentLabel SegmentDescription SegmentAlgorithmName AlgorithmName AlgorithmVersion TrackingID RescaleType StackID
-DimensionDescriptionLabel LUTExplanation WindowCenterWidthExplanation
+SeriesDescription ProtocolName ImageComments DerivationDescription ContentDescription Manufacturer
+ManufacturerModelName SoftwareVersions ContributionDescription CodeValue CodeMeaning CodingSchemeDesignator
+CodingSchemeVersion CodingSchemeName CodingSchemeRegistry CodingSchemeExternalID CodingSchemeResponsibleOrganization
+CodingSchemeURL LongCodeValue URNCodeValue SegmentLabel SegmentDescription SegmentAlgorithmName AlgorithmName
+AlgorithmVersion TrackingID RescaleType StackID DimensionDescriptionLabel LUTExplanation WindowCenterWidthExplanation
 """
 KEPT_TEXT = set(_KEPT_TEXT.split())
 """Texts written by this package, or that name codes and devices; every other text is removed."""
@@ -95,8 +95,9 @@ def deidentify(data: "Dataset", alias: Alias) -> None:
     )
     if redact(alias.label, frozenset(known.words())) != alias.label:
         raise ValueError(
-            "Subject's label names the patient: --deidentify. Found the patient's name, number or birth date in it; expected an "
-            "invented label. Rename the study's folder and its files, or use the labels of `ummgat inspect`."
+            "Subject's label names the patient: --deidentify. Found the patient's name, number or birth date in it; "
+            "expected an invented label. Rename the study's folder and its files, or use the labels of `ummgat "
+            "inspect`."
         )
     _clean(data, alias.uids)
     data.SpecificCharacterSet = "ISO_IR 192"

@@ -1,4 +1,6 @@
-"""A generated volume as a DICOM MR series beside the series it was generated from, which nobody can take for acquired."""
+"""A generated volume as a DICOM MR series beside the series it was generated from, which nobody can take for
+acquired.
+"""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -49,9 +51,9 @@ def write_generated(
     """Write a generated volume as one classic MR series, a file per plane of the series it lies on.
 
     Position, orientation and voxel size are that series', to its last digit. New are the UIDs of series and instances;
-    patient, study and frame of reference stay (replaced under `alias`). The type is DERIVED, SECONDARY, OTHER, SYNTHETIC, the pulse
-    sequence is given as RM (research mode) with no echo or repetition time, and there is no contrast agent, whatever
-    the source had.
+    patient, study and frame of reference stay (replaced under `alias`). The type is DERIVED, SECONDARY, OTHER,
+    SYNTHETIC, the pulse sequence is given as RM (research mode) with no echo or repetition time, and there is no
+    contrast agent, whatever the source had.
 
     Parameters
     ----------
@@ -125,8 +127,8 @@ def stored(values: Array) -> tuple[Array, float, float]:
     values = np.asarray(values, np.float64)
     if not values.size or not np.isfinite(values).all():
         raise ValueError(
-            f"Volume cannot be stored. Found {values.size} values, {int((~np.isfinite(values)).sum())} of them not finite; "
-            "expected numbers. Generate it again."
+            f"Volume cannot be stored. Found {values.size} values, {int((~np.isfinite(values)).sum())} of them not "
+            f"finite; expected numbers. Generate it again."
         )
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= _TOP and np.array_equal(values, np.rint(values)):
@@ -167,7 +169,9 @@ def _common(header: "Dataset", place: SourceSeries, wording: Wording, series_num
 
 
 def _refer(data: "Dataset", place: SourceSeries, instance: SourceInstance, sources: Sequence[SourceSeries]) -> None:
-    """Name the images that this plane was generated from: of `place` the same plane, of a series elsewhere all of them."""
+    """Name the images that this plane was generated from: of `place` the same plane, of a series elsewhere all of
+    them.
+    """
     dataset = need("pydicom", "dicom").Dataset
     data.SourceImageSequence, data.ReferencedSeriesSequence = [], []
     for series in sources if place in sources else [*sources, place]:
@@ -214,4 +218,5 @@ def _decimal(value: float) -> str:
 
 def _brief(grid: Grid) -> str:
     origin = ", ".join(f"{v:.4g}" for v in grid.matrix[:3, 3])
-    return f"{'x'.join(map(str, grid.shape))} voxels of {' x '.join(f'{v:.4g}' for v in grid.spacing_mm)} mm from ({origin})"
+    shape, spacing = "x".join(map(str, grid.shape)), " x ".join(f"{v:.4g}" for v in grid.spacing_mm)
+    return f"{shape} voxels of {spacing} mm from ({origin})"

@@ -1,4 +1,6 @@
-"""What an object that is computed from a DICOM series takes over from it, and how files of such objects are read and written."""
+"""What an object that is computed from a DICOM series takes over from it, and how files of such objects are read and
+written.
+"""
 
 import copy
 from pathlib import Path
@@ -27,7 +29,10 @@ PatientAge PatientSize PatientWeight AdmissionID AdmittingDiagnosesDescription O
 ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName
 ClinicalTrialSubjectID ClinicalTrialSubjectReadingID ClinicalTrialTimePointID
 """
-_NEEDED = "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName"
+_NEEDED = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
+    "ReferringPhysicianName"
+)
 _SPACE = "PositionReferenceIndicator PatientPosition BodyPartExamined AnatomicRegionSequence"
 _LOSSY = "LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod"
 
@@ -76,17 +81,17 @@ def _readable(data: "Dataset", tag: Any) -> bool:
 
 def _unreadable(series: SourceSeries, why: str) -> ValueError:
     return ValueError(
-        f"Source series cannot be read again: {series.series_id}. Found {why}; expected the files that were there when the "
-        "folder was looked at. Restore them and run again."
+        f"Source series cannot be read again: {series.series_id}. Found {why}; expected the files that were there when "
+        f"the folder was looked at. Restore them and run again."
     )
 
 
 def inherited(source: "Dataset") -> "Dataset":
     """New dataset with the patient, the study, and the place in space.
 
-    Nothing of the scan itself is taken over: no echo times, no contrast agent, no series, no private attributes. Nor is the
-    scanner, not even as ContributingEquipmentSequence: dcm2niix takes the maker and the hospital named there for the image's
-    own, and would scale by that maker's private rules.
+    Nothing of the scan itself is taken over: no echo times, no contrast agent, no series, no private attributes. Nor is
+    the scanner, not even as ContributingEquipmentSequence: dcm2niix takes the maker and the hospital named there for
+    the image's own, and would scale by that maker's private rules.
     """
     pydicom = need("pydicom", "dicom")
     data: Dataset = pydicom.Dataset()

@@ -92,7 +92,8 @@ def write_seg(
     """
     if not algorithm.name.strip() or not algorithm.version.strip():
         raise ValueError(
-            "Algorithm of the segmentation is unknown. Found no name or version; expected both, as DICOM SEG demands. Name it."
+            "Algorithm of the segmentation is unknown. Found no name or version; expected both, as DICOM SEG demands. "
+            "Name it."
         )
     planes = _planes(labels, grid, source)
     segments = [s for s in (_MULTI if regions == "multi" else _WHOLE) if np.isin(planes, s.values).any()]
@@ -124,8 +125,8 @@ def write_seg(
     # Whatever it does not like in the source's header, it quotes.
     except Exception as error:  # noqa: BLE001
         raise ValueError(
-            f"Segmentation cannot refer to this source: {source.series_id}. Found {type(error).__name__} in highdicom; expected "
-            "headers that keep to the standard. Refer to another series, or repair the header."
+            f"Segmentation cannot refer to this source: {source.series_id}. Found {type(error).__name__} in highdicom; "
+            f"expected headers that keep to the standard. Refer to another series, or repair the header."
         ) from None
     if alias is not None:
         deidentify(data, alias)
@@ -138,8 +139,9 @@ def _planes(labels: Array, grid: Grid, source: SourceSeries) -> Array:
     strange = sorted(set(np.unique(labels).tolist()) - {0, *LABELS.values()})
     if strange or not np.any(labels):
         raise ValueError(
-            f"Label map cannot be written as SEG. Found {', '.join(map(str, strange[:8])) or 'no label at all'}; expected "
-            f"{', '.join(f'{number} {name}' for name, number in LABELS.items())} somewhere, and 0. Renumber or leave it out."
+            f"Label map cannot be written as SEG. Found {', '.join(map(str, strange[:8])) or 'no label at all'}; "
+            f"expected {', '.join(f'{number} {name}' for name, number in LABELS.items())} somewhere, and 0. Renumber "
+            f"or leave it out."
         )
     try:
         turned = in_order_of(labels, grid, source.grid)
@@ -159,7 +161,8 @@ def _headers(source: SourceSeries) -> "list[Dataset]":
     if len(source.files) > 1 or int(header.get("NumberOfFrames", 0)) != len(source.instances):
         raise ValueError(
             f"Segmentation cannot refer to this source: {source.series_id}. Found {len(source.instances)} of "
-            f"{header.get('NumberOfFrames', 0)} frames of a multi-frame file in use; expected all. Refer to another series."
+            f"{header.get('NumberOfFrames', 0)} frames of a multi-frame file in use; expected all. Refer to another "
+            f"series."
         )
     return [header]
 

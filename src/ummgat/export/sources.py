@@ -44,8 +44,9 @@ class Sources:
         found = exam or [c for c in self.candidates if c.series.subject == subject]
         if not found:
             raise ValueError(
-                f"Subject has no source series: {subject}. Found {', '.join(sorted({c.series.subject for c in self.candidates}))} "
-                "in the sheet; expected the subject. Use the sheet that the study was made with."
+                f"Subject has no source series: {subject}. Found "
+                f"{', '.join(sorted({c.series.subject for c in self.candidates}))} in the sheet; expected the subject. "
+                f"Use the sheet that the study was made with."
             )
         return found
 
@@ -57,7 +58,8 @@ def find_sources(folder: Path, sheet: Path | None) -> Sources:
     ----------
     folder : Path
     sheet : Path, optional
-        CSV of `ummgat inspect --out`, as corrected, with its key beside it. Without it the folder must hold one patient.
+        CSV of `ummgat inspect --out`, as corrected, with its key beside it. Without it the folder must hold one
+        patient.
 
     Raises
     ------
@@ -73,8 +75,8 @@ def find_sources(folder: Path, sheet: Path | None) -> Sources:
         subjects = {row.subject for row in rows}
         if len(subjects) > 1:
             raise ValueError(
-                f"Source folder holds several patients. Found {len(subjects)}; expected one, or a sheet that says who is who. "
-                "Run `ummgat inspect FOLDER --out SHEET`, and give --sheet SHEET."
+                f"Source folder holds several patients. Found {len(subjects)}; expected one, or a sheet that says who "
+                f"is who. Run `ummgat inspect FOLDER --out SHEET`, and give --sheet SHEET."
             )
         found, salt = [], None
         for row in rows:
@@ -82,8 +84,8 @@ def find_sources(folder: Path, sheet: Path | None) -> Sources:
             found.append(Candidate(row.sequence, row.stack.source(row.series, row.subject, row.session)))
     if not found:
         raise ValueError(
-            "Source folder holds no usable DICOM series. Found none; expected the series that the images were generated from. "
-            "Look at it with `ummgat inspect`."
+            "Source folder holds no usable DICOM series. Found none; expected the series that the images were "
+            "generated from. Look at it with `ummgat inspect`."
         )
     return Sources(found, sheet is None, salt)
 
@@ -128,8 +130,9 @@ def place_and_sources(
     if len(fitting) != 1:
         listed = ", ".join(f"{c.series.series_id} ({shown(c.sequence) or 'unknown'})" for c in there)
         raise ValueError(
-            f"Source series is not clear: {what}. Found {listed or 'no series'} on its grid out of {len(candidates)}; expected one "
-            f"{shown(sequences[0])} there. Say which series is what in the sheet of `ummgat inspect --out`, and give --sheet."
+            f"Source series is not clear: {what}. Found {listed or 'no series'} on its grid out of {len(candidates)}; "
+            f"expected one {shown(sequences[0])} there. Say which series is what in the sheet of `ummgat inspect "
+            f"--out`, and give --sheet."
         )
     place = fitting[0].series
     sources = [place] if named or alone else []
@@ -140,7 +143,9 @@ def place_and_sources(
 
 
 def _registered(candidates: Sequence[Candidate], there: Sequence[Candidate], sequence: str) -> list[Candidate]:
-    """Where an image lies whose source was brought to another series' grid: the first there, if exam and space are the source's."""
+    """Where an image lies whose source was brought to another series' grid: the first there, if exam and space are the
+    source's.
+    """
     sources = [c for c in candidates if c.sequence == sequence]
     if len(sources) != 1:
         return []

@@ -1,4 +1,6 @@
-"""What a generated image says of itself wherever only its header is read: in ASCII, short, and without names of centers."""
+"""What a generated image says of itself wherever only its header is read: in ASCII, short, and without names of
+centers.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +39,9 @@ class Wording:
         lacking = [k for k in ("target", "sources", "checkpoint_hash") if not provenance.get(k)]
         if provenance.get("generated") is not True or lacking:
             raise ValueError(
-                f"Sidecar does not say how the image was generated. Found no {', '.join(lacking) or 'generated: true'}; "
-                "expected what `ummgat complete` writes. Complete the study again."
+                f"Sidecar does not say how the image was generated. Found no "
+                f"{', '.join(lacking) or 'generated: true'}; expected what `ummgat complete` writes. Complete the "
+                f"study again."
             )
         target, sources = sequence_of(provenance), sources_of(provenance)
         model = str(provenance["checkpoint_hash"])[:16]
@@ -48,8 +51,8 @@ class Wording:
             short = made.format(f"{len(sources)} sequences")
         how = (
             f"{MARK}: not acquired by a scanner. {shown(target)} computed by a neural network from "
-            f"{', '.join(map(shown, sources))} of the same patient (method {provenance.get('method', 'generate')}, code "
-            f"{provenance.get('code_mode', 'unknown')}, at {provenance.get('generated_at_mm', '?')} mm)."
+            f"{', '.join(map(shown, sources))} of the same patient (method {provenance.get('method', 'generate')}, "
+            f"code {provenance.get('code_mode', 'unknown')}, at {provenance.get('generated_at_mm', '?')} mm)."
         )
         parts = [
             how,

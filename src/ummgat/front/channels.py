@@ -92,8 +92,8 @@ def channels(
     usable = [q for q in scans if q in sequences or (policy == "generate" and _known(model, center, q))]
     if not usable:
         raise ValueError(
-            f"Nothing to segment from: {study.folder}. Found {', '.join(scans) or 'no acquired sequence'}; expected at least "
-            f"one of {', '.join(sequences)}. Add one of these."
+            f"Nothing to segment from: {study.folder}. Found {', '.join(scans) or 'no acquired sequence'}; expected at "
+            f"least one of {', '.join(sequences)}. Add one of these."
         )
     found = {q: Channel(q, "acquired", scans[q]) for q in sequences if q in scans}
     found |= {q: _earlier(study, q) for q in sequences if q in study.sequences and q not in found}
@@ -136,7 +136,8 @@ def _generated(
     if center not in model.table.centers:
         raise ValueError(
             f"Model does not know the study's center: {study.subject}. Found {center}; expected one of "
-            f"{', '.join(model.table.centers)}. Say with --center which of these it resembles, or choose another --policy."
+            f"{', '.join(model.table.centers)}. Say with --center which of these it resembles, or choose another "
+            f"--policy."
         )
     targets = tuple(q for q in missing if _known(model, center, q))
     if not targets:

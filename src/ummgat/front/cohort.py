@@ -78,12 +78,12 @@ def segment(
     Parameters
     ----------
     source : path
-        A prepared cohort or study; NIfTI studies, co-registered and skull-stripped, or with `raw` as scanned; else anything that
-        `ummgat inspect` lists, as DICOM. Never written to.
+        A prepared cohort or study; NIfTI studies, co-registered and skull-stripped, or with `raw` as scanned; else
+        anything that `ummgat inspect` lists, as DICOM. Never written to.
     out : path
-        Gets a folder per subject (`labels.nii` on the prepared grid, `native/` with the same labels on the grid of every scan, generated
-        images as the segmenter saw them, `preview.png`, `index.html`, `segmentation.json`); `volumes.csv` and `index.html` of all
-        studies in it; and `prepared/` if the source was not prepared.
+        Gets a folder per subject (`labels.nii` on the prepared grid, `native/` with the same labels on the grid of
+        every scan, generated images as the segmenter saw them, `preview.png`, `index.html`, `segmentation.json`);
+        `volumes.csv` and `index.html` of all studies in it; and `prepared/` if the source was not prepared.
     segmenter : path, name or Segmenter, optional
         See `ummgat.front.networks.open_segmenter`. Default: the bundled one that suits the policy.
     policy : "generate", "empty" or "copy"
@@ -91,8 +91,8 @@ def segment(
     model : path, name or TrainedModel, optional
         Generates. Default: the bundled one.
     center : str, optional
-        Which of the model's centers the studies resemble; never guessed. Needed to generate if the model has several and the
-        source is not prepared. A model of a single center takes every study for that one's.
+        Which of the model's centers the studies resemble; never guessed. Needed to generate if the model has several
+        and the source is not prepared. A model of a single center takes every study for that one's.
     raw, sheet, layout, template, brain_mask, n4, checks
         How studies are prepared that are not, see `ummgat.complete_scans`.
     accept : "sure" or "likely"
@@ -140,8 +140,9 @@ def segment(
     prepared = is_prepared(source)
     if prepared and intake != Intake():
         raise ValueError(
-            f"Source is prepared already: {source}. Found prepared studies and settings of how to prepare; expected one of them. Leave "
-            "out --raw, --sheet, --accept, --layout, --template, --brain-mask, --n4 and --checks, or give the original images."
+            f"Source is prepared already: {source}. Found prepared studies and settings of how to prepare; expected "
+            f"one of them. Leave out --raw, --sheet, --accept, --layout, --template, --brain-mask, --n4 and --checks, "
+            f"or give the original images."
         )
     found = prepared_studies(source) if prepared else Source()
     at_mm = at_mm or _spacing_of(found.studies) or (trained.config.data.spacing_mm if trained is not None else 1.0)
@@ -193,7 +194,8 @@ def _check_call(source: Path, out: Path, policy: str) -> None:
     here, there = source.resolve(), out.resolve()
     if there.is_relative_to(here) or (here.is_relative_to(there) and here != there / PREPARED):
         raise ValueError(
-            f"Output and source overlap: {out}. Found {source} as source; expected separate folders. Choose another output."
+            f"Output and source overlap: {out}. Found {source} as source; expected separate folders. Choose another "
+            f"output."
         )
     for path, ours, what in (
         (out / TABLE, ",".join(COLUMNS), "a table"),
@@ -201,8 +203,8 @@ def _check_call(source: Path, out: Path, policy: str) -> None:
     ):
         if path.exists() and ours not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
             raise FileExistsError(
-                f"Output holds another file of this name: {path}. Found one that `ummgat segment` did not write; expected none, or "
-                f"{what} of its own. Move it, or choose another output."
+                f"Output holds another file of this name: {path}. Found one that `ummgat segment` did not write; "
+                f"expected none, or {what} of its own. Move it, or choose another output."
             )
 
 
@@ -216,8 +218,8 @@ def _plan(
         try:
             if subject == PREPARED:
                 raise ValueError(
-                    f"Subject has a name that is taken: {subject}. Found it as a study; expected another name, as OUT/{PREPARED} holds "
-                    "the prepared cohort. Rename it."
+                    f"Subject has a name that is taken: {subject}. Found it as a study; expected another name, as "
+                    f"OUT/{PREPARED} holds the prepared cohort. Rename it."
                 )
             marks[subject] = fingerprint(common, made_from(study), _generated_of(study))
             if up_to_date(out / subject, marks[subject], overwrite) is None:
@@ -231,7 +233,9 @@ def _plan(
 
 
 def _generated_of(study: Study) -> list[Any]:
-    """Of images that the study came with and that no scanner made: what they are, since they are given to the segmenter, too."""
+    """Of images that the study came with and that no scanner made: what they are, since they are given to the
+    segmenter, too.
+    """
     made = [image for image in study.record.images.values() if image.kind != "acquired"]
     return [(image.file, (study.folder / image.file).stat().st_mtime_ns) for image in made]
 

@@ -45,8 +45,8 @@ def findings_of(
     uptake = [q for q in CONTRAST if q in kinds]
     if uptake and segmenter.regions == "multi" and all(kinds[q] != "acquired" for q in uptake):
         found.append(
-            f"No acquired image shows contrast uptake ({', '.join(uptake)} was not scanned): tumour core and enhancing tumour "
-            "in the mask mean nothing."
+            f"No acquired image shows contrast uptake ({', '.join(uptake)} was not scanned): tumour core and enhancing "
+            f"tumour in the mask mean nothing."
         )
     robust = isinstance(segmenter, UnetSegmenter) and (segmenter.config.drop > 0 or segmenter.training.get("patterns"))
     if isinstance(segmenter, UnetSegmenter) and not robust and "empty" in kinds.values():

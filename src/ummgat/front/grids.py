@@ -21,8 +21,8 @@ def scanned_grids(study: Study) -> dict[str, tuple[Grid, Grid]]:
     Returns
     -------
     dict of name → (Grid, Grid)
-        The study's grid in the world of a file, and the grid of that file. The name is a sequence, of which each has its own grid if
-        the study was registered here; `study` if all its images came on one grid.
+        The study's grid in the world of a file, and the grid of that file. The name is a sequence, of which each has
+        its own grid if the study was registered here; `study` if all its images came on one grid.
     """
     alignment = study.record.alignment
     if alignment is None:

@@ -1,4 +1,6 @@
-"""One study segmented in memory: images in, a label map out, with nothing read from or written to disk but the networks."""
+"""One study segmented in memory: images in, a label map out, with nothing read from or written to disk but the
+networks.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,7 +37,8 @@ class SegmentedStudy:
     Parameters
     ----------
     labels : Nifti1Image
-        uint8 (x, y, z) on the grid of the images given: 1 NCR, 2 ED, 3 ET; of a segmenter that tells the whole tumour only, all 2.
+        uint8 (x, y, z) on the grid of the images given: 1 NCR, 2 ED, 3 ET; of a segmenter that tells the whole tumour
+        only, all 2.
     volumes_ml : mapping of region → millilitres
         WT, TC, ET, NCR, ED, counted on the prepared grid; only WT if the segmenter tells no more.
     channels : mapping of sequence → kind
@@ -82,7 +85,8 @@ def segment_images(
     images : mapping of sequence → nibabel image, or (voxels, affine)
         What was acquired: co-registered, on one grid, skull-stripped with background exactly 0. Never changed.
     segmenter : path, name or Segmenter, optional
-        See `ummgat.front.networks.open_segmenter`. Default: the bundled one that suits the policy. Give one in hand to open it once.
+        See `ummgat.front.networks.open_segmenter`. Default: the bundled one that suits the policy. Give one in hand to
+        open it once.
     policy : "generate", "empty" or "copy"
         What stands in for a sequence that the segmenter takes and `images` lacks.
     model : path, Model or TrainedModel, optional
@@ -103,7 +107,8 @@ def segment_images(
     Raises
     ------
     FileNotFoundError, ValueError
-        Images that are none or do not belong together, networks that cannot be opened or do not fit, nothing to segment from.
+        Images that are none or do not belong together, networks that cannot be opened or do not fit, nothing to segment
+        from.
     """
     check_policy(policy)
     trained = None
@@ -118,8 +123,8 @@ def segment_images(
     try:
         if isinstance(own, CrossFitted):
             raise ValueError(  # noqa: TRY004  (of a right type, but of no use here)
-                f"Segmenter has folds: {told.file}. Found {len(own.members)}; expected one network, as images in memory have no subject that "
-                "a fold held back. Give the file of one fold."
+                f"Segmenter has folds: {told.file}. Found {len(own.members)}; expected one network, as images in "
+                f"memory have no subject that a fold held back. Give the file of one fold."
             )
         given = {name: voxels_of(name, image) for name, image in images.items()}
         record, volumes, _ = prepare_images(given, subject=_NAME, center=center or "unknown", spacing_mm=at_mm)

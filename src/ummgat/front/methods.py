@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from ummgat.front.record import SegmentationRecord
 
 METHOD = (
-    "Li Z, Zhou T, Zhang B, Zhang X, Li W, Hang C, He K. Unsupervised generative AI for enhancing brain tumor segmentation in "
-    "multi-center, incomplete real-world data scenarios. npj Precision Oncology 2025. doi:10.1038/s41698-025-01173-4"
+    "Li Z, Zhou T, Zhang B, Zhang X, Li W, Hang C, He K. Unsupervised generative AI for enhancing brain tumor "
+    "segmentation in multi-center, incomplete real-world data scenarios. npj Precision Oncology 2025. "
+    "doi:10.1038/s41698-025-01173-4"
 )
 """The article whose method is followed, as in CITATION.cff."""
 
@@ -47,8 +48,8 @@ def methods_text(records: Sequence[SegmentationRecord]) -> str:
             )
         parts.append(f"{how}: {counted} of {n} {'studies' if n > 1 else 'study'}.")
     parts.append(
-        "Volumes are counts of voxels on that grid. Generated images were used by software only and read by nobody as scans. "
-        f"Method: {METHOD}"
+        "Volumes are counts of voxels on that grid. Generated images were used by software only and read by nobody as "
+        f"scans. Method: {METHOD}"
     )
     return " ".join(parts)
 

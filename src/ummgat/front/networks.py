@@ -43,8 +43,9 @@ def open_segmenter(
     Parameters
     ----------
     given : path, name, Segmenter or None
-        A path to any kind that `load_any` opens, the name of an entry point of the group `GROUP`, or a segmenter in hand. None: the
-        bundled one; where missing sequences stay empty, the one that was trained with sequences missing.
+        A path to any kind that `load_any` opens, the name of an entry point of the group `GROUP`, or a segmenter in
+        hand. None: the bundled one; where missing sequences stay empty, the one that was trained with sequences
+        missing.
     policy : "generate", "empty" or "copy"
     spacing_mm : float
         Voxel size of the images it will get; own segmenters know theirs, see `own_spacing`.
@@ -122,18 +123,18 @@ def check_model(model: TrainedModel, spacing_mm: float, center: str | None, prep
     needs = model.config.data.spacing_mm
     if abs(needs - spacing_mm) > 1e-3:
         raise ValueError(
-            f"Model and segmenter work at different voxel sizes: --model, --segmenter. Found {needs:g} mm and {spacing_mm:g} mm; expected "
-            "one. Choose a pair that fits, or --policy empty."
+            f"Model and segmenter work at different voxel sizes: --model, --segmenter. Found {needs:g} mm and "
+            f"{spacing_mm:g} mm; expected one. Choose a pair that fits, or --policy empty."
         )
     if center is None and not prepared:
         raise ValueError(
-            f"Center of the studies is unknown: --center. Found none; expected one of {', '.join(model.table.centers)}. Say which of "
-            "these they resemble; it is never guessed."
+            f"Center of the studies is unknown: --center. Found none; expected one of "
+            f"{', '.join(model.table.centers)}. Say which of these they resemble; it is never guessed."
         )
     if center is not None and center not in model.table.centers:
         raise ValueError(
-            f"Model does not know the center: --center. Found {center}; expected one of {', '.join(model.table.centers)}. Say which "
-            "of these the studies resemble, or choose another --policy."
+            f"Model does not know the center: --center. Found {center}; expected one of "
+            f"{', '.join(model.table.centers)}. Say which of these the studies resemble, or choose another --policy."
         )
 
 

@@ -37,7 +37,9 @@ _MEANS = {
 
 
 def picture_of(study: Study, channels: Sequence[Channel], labels: NDArray[np.uint8], wt_only: bool) -> bytes:
-    """Draw the preview: PNG of three planes of one acquired image with contours; of a stand-in, marked, if none was acquired."""
+    """Draw the preview: PNG of three planes of one acquired image with contours; of a stand-in, marked, if none was
+    acquired.
+    """
     order = {q: i for i, q in enumerate(SHOWN_FIRST)}
     seen = [c for c in channels if c.kind != "empty"]
     chosen = min(seen, key=lambda c: (c.kind != "acquired", order.get(c.sequence, len(order))), default=channels[0])

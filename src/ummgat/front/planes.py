@@ -1,4 +1,6 @@
-"""Pictures of a study: three planes through the lesion, contours of what was segmented, and the word SYNTHETIC where it belongs."""
+"""Pictures of a study: three planes through the lesion, contours of what was segmented, and the word SYNTHETIC where it
+belongs.
+"""
 
 import base64
 import io
@@ -70,8 +72,8 @@ def three_planes(
     Returns
     -------
     bytes
-        PNG. The front of the head, or its top, is above; the patient's left is on the left in axial and coronal planes, as in
-        the files, and the letter L says so.
+        PNG. The front of the head, or its top, is above; the patient's left is on the left in axial and coronal planes,
+        as in the files, and the letter L says so.
     """
     box = _box(brain)
     longest = max(s.stop - s.start for s in box)

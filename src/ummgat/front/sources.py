@@ -15,7 +15,8 @@ from ummgat.intake.studies import LAYOUT, studies_of_sheet
 from ummgat.prepare.settings import PrepareSettings
 
 PREPARED, SHEET = "prepared", "sheet.csv"
-"""What a source that is not prepared leaves in the output: the prepared cohort, and the sheet that says what each series is."""
+"""What a source that is not prepared leaves in the output: the prepared cohort, and the sheet that says what each
+series is."""
 
 
 @dataclass
@@ -78,10 +79,11 @@ def prepare_source(
     Parameters
     ----------
     source : Path
-        NIfTI studies in a known layout; else anything that `ummgat inspect` lists, as DICOM, which is then taken for scans.
+        NIfTI studies in a known layout; else anything that `ummgat inspect` lists, as DICOM, which is then taken for
+        scans.
     out : Path
-        Gets `prepared/`, and for DICOM without a sheet `sheet.csv` with its private key. A sheet that is there from an earlier run is read
-        as it is, corrected or not.
+        Gets `prepared/`, and for DICOM without a sheet `sheet.csv` with its private key. A sheet that is there from an
+        earlier run is read as it is, corrected or not.
     intake : Intake
     spacing_mm : float
     center : str
@@ -97,8 +99,8 @@ def prepare_source(
     sheet, raws = intake.sheet, None
     if sheet is not None and intake.accept != "sure":
         raise ValueError(
-            f"Sheet and --accept exclude each other: {sheet}. Found both; expected one: a sheet says itself what is accepted. "
-            "Leave --accept out."
+            f"Sheet and --accept exclude each other: {sheet}. Found both; expected one: a sheet says itself what is "
+            f"accepted. Leave --accept out."
         )
     if sheet is None:
         raws = _plain(source, intake.layout)
@@ -108,8 +110,8 @@ def prepare_source(
             if not earlier:
                 _inspect(source, sheet, intake.accept)
             found.remarks.append(
-                f"What each series is taken for: {sheet}{', as an earlier run left it' if earlier else ''}. Correct the column "
-                "sequence and run again."
+                f"What each series is taken for: {sheet}{', as an earlier run left it' if earlier else ''}. Correct "
+                f"the column sequence and run again."
             )
     if sheet is not None:
         listed, remarks = studies_of_sheet(sheet, source, intake.brain_mask, intake.layout)

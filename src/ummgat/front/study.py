@@ -48,7 +48,8 @@ def segment_one(order: Order, study: Study) -> SegmentationRecord:
     Raises
     ------
     ValueError, OSError
-        Another voxel size, nothing to segment from, a gap that cannot be filled, a segmenter that answers otherwise than it must.
+        Another voxel size, nothing to segment from, a gap that cannot be filled, a segmenter that answers otherwise
+        than it must.
     """
     require_spacing(study, order.spacing_mm)
     own = order.segmenter

@@ -44,8 +44,9 @@ def convert(
 ) -> Converted:
     """Write a source as NIfTI.
 
-    Of a DICOM series the result has `source.grid`: axes (column, row, plane), plane k from `source.instances[k]`, rescaled by
-    the header's slope and intercept. Nothing but voxels and geometry gets into the file, and no sidecar is written.
+    Of a DICOM series the result has `source.grid`: axes (column, row, plane), plane k from `source.instances[k]`,
+    rescaled by the header's slope and intercept. Nothing but voxels and geometry gets into the file, and no sidecar is
+    written.
 
     Parameters
     ----------
@@ -54,13 +55,14 @@ def convert(
     out : Path
         New `.nii` or `.nii.gz`.
     tools : tuple of str
-        Tried in turn. A tool's result counts only if every corner lies within `TOLERANCE_MM` of the grid computed from the
-        header, and its planes are those of the files.
+        Tried in turn. A tool's result counts only if every corner lies within `TOLERANCE_MM` of the grid computed from
+        the header, and its planes are those of the files.
 
     Raises
     ------
     ValueError
-        No tool could convert, with the reason of each, or the file is not usable. Messages name the series, not its files.
+        No tool could convert, with the reason of each, or the file is not usable. Messages name the series, not its
+        files.
     FileExistsError
         `out` is there already.
     """
@@ -80,8 +82,8 @@ def convert(
         write_volume(out, _storable(data), source.grid)
         return Converted(out, source.grid, tool)
     raise ValueError(
-        f"Series cannot be converted: {source.series_id}. Found {'; '.join(reasons)}; expected a volume on the grid of its "
-        "header. Leave it out, or export it uncompressed from the archive."
+        f"Series cannot be converted: {source.series_id}. Found {'; '.join(reasons)}; expected a volume on the grid of "
+        f"its header. Leave it out, or export it uncompressed from the archive."
     )
 
 

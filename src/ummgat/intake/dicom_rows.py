@@ -1,4 +1,6 @@
-"""Rows of the sheet for DICOM: planes sorted into patients, exams, series and volumes, under labels that name nobody."""
+"""Rows of the sheet for DICOM: planes sorted into patients, exams, series and volumes, under labels that name
+nobody.
+"""
 
 from collections.abc import Sequence
 from itertools import groupby

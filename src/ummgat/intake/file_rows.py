@@ -117,7 +117,9 @@ def _by_name(path: Path, subject: str) -> Claim:
 
 
 def _flat_subjects(paths: Sequence[Path]) -> dict[Path, str]:
-    """Subjects in front of file names (`p1_t1`, `p1_t2`, `p2_t1`); empty if no sequence repeats: then a folder is a subject."""
+    """Subjects in front of file names (`p1_t1`, `p1_t2`, `p2_t1`); empty if no sequence repeats: then a folder is a
+    subject.
+    """
     prefixes: dict[Path, str] = {}
     roles: list[str] = []
     for path in paths:

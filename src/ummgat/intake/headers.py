@@ -1,4 +1,6 @@
-"""Read the header of a DICOM file into planes: geometry, facts, UIDs. Pixels are not touched, but their size is checked."""
+"""Read the header of a DICOM file into planes: geometry, facts, UIDs. Pixels are not touched, but their size is
+checked.
+"""
 
 import logging
 import warnings
@@ -70,7 +72,9 @@ class Plane:
 
 @dataclass(frozen=True)
 class NotImage:
-    """A DICOM file without pixels of its own to use (DICOMDIR, report, presentation state), or one that cannot be read."""
+    """A DICOM file without pixels of its own to use (DICOMDIR, report, presentation state), or one that cannot be
+    read.
+    """
 
     file: Path = field(repr=False)
     reason: str
@@ -88,7 +92,9 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def read_planes(path: Path) -> list[Plane] | NotImage:
-    """Read every plane of a DICOM file; NotImage if there is none, with a reason that quotes nothing from the header."""
+    """Read every plane of a DICOM file; NotImage if there is none, with a reason that quotes nothing from the
+    header.
+    """
     pydicom = need("pydicom", "dicom")
     try:
         with quiet(), path.open("rb") as file:

@@ -1,4 +1,6 @@
-"""Read the header of NIfTI, MetaImage and NRRD files: grid, doubts about left and right, and what keeps a file from being used."""
+"""Read the header of NIfTI, MetaImage and NRRD files: grid, doubts about left and right, and what keeps a file from
+being used.
+"""
 
 import bz2
 import re
@@ -87,7 +89,8 @@ def read_itk_grid(path: Path) -> Grid:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise ValueError(
-            f"File is not readable: {path}. Found a header that SimpleITK cannot read; expected MHA or NRRD. Export it again."
+            f"File is not readable: {path}. Found a header that SimpleITK cannot read; expected MHA or NRRD. Export it "
+            f"again."
         ) from error
     shape = [int(n) for n in reader.GetSize()]
     while len(shape) > 3 and shape[-1] == 1:
@@ -105,8 +108,8 @@ def read_itk_grid(path: Path) -> Grid:
     claimed, on_disk = float(np.prod([float(n) for n in shape])) * size, voxels.stat().st_size
     if claimed > on_disk * _DEFLATE_LIMIT or (claimed > on_disk and _compression(path) is None):
         raise ValueError(
-            f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file of "
-            f"{on_disk} bytes; expected fewer. The file is truncated or damaged: copy or export it again."
+            f"Header claims more data than the file can hold: {path}. Found a claim of {claimed:.0f} bytes in a file "
+            f"of {on_disk} bytes; expected fewer. The file is truncated or damaged: copy or export it again."
         )
     return _itk_grid(reader, shape, path)
 
@@ -121,8 +124,8 @@ def read_itk(path: Path) -> tuple[Array, Grid]:
         image = itk.ReadImage(str(path))
     except RuntimeError as error:
         raise ValueError(
-            f"Image data are truncated or damaged: {path}. Found voxels that SimpleITK cannot read; expected {grid.shape} "
-            "voxels. Copy or export it again."
+            f"Image data are truncated or damaged: {path}. Found voxels that SimpleITK cannot read; expected "
+            f"{grid.shape} voxels. Copy or export it again."
         ) from error
     data = np.ascontiguousarray(itk.GetArrayFromImage(image).T).reshape(grid.shape)
     if not np.isfinite(data).all():
@@ -156,8 +159,8 @@ def _check_compressed(path: Path) -> None:
                 file.seek(-len(rest), 1)  # another stream follows, as gzip allows
     except (zlib.error, OSError, EOFError) as error:
         raise ValueError(
-            f"Image data are truncated or damaged: {path}. Found {error}; expected compressed voxels whose checksum fits. "
-            "Copy or export it again."
+            f"Image data are truncated or damaged: {path}. Found {error}; expected compressed voxels whose checksum "
+            f"fits. Copy or export it again."
         ) from error
 
 
@@ -206,14 +209,14 @@ def _itk_grid(reader: Any, shape: list[int], path: Path) -> Grid:
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     if not np.isfinite(affine).all() or spacing.min() < 1e-3 or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ValueError(
-            f"Image has no usable geometry: {path}. Found voxel size {tuple(spacing.tolist())} mm; expected three positive "
-            "sizes and axes that are not parallel. Repair the header."
+            f"Image has no usable geometry: {path}. Found voxel size {tuple(spacing.tolist())} mm; expected three "
+            f"positive sizes and axes that are not parallel. Repair the header."
         )
     low, high = PLAUSIBLE_MM
     if spacing.min() < low or spacing.max() > high or (spacing * shape[:3]).max() > LARGEST_MM:
         raise ValueError(
-            f"Image has implausible voxel sizes: {path}. Found {tuple(spacing.tolist())} mm; expected {low} to {high:g} mm, at most "
-            f"{LARGEST_MM:g} in all. Repair the header's sizes: they are in mm."
+            f"Image has implausible voxel sizes: {path}. Found {tuple(spacing.tolist())} mm; expected {low} to "
+            f"{high:g} mm, at most {LARGEST_MM:g} in all. Repair the header's sizes: they are in mm."
         )
     return Grid.of(tuple(shape), affine + 0.0)
 
@@ -232,7 +235,7 @@ def data_file(path: Path) -> Path:
     name = match[1] if match else ""
     if not name or name.upper() in ("LOCAL", "LIST") or Path(name).name != name or not path.with_name(name).is_file():
         raise ValueError(
-            f"Voxels of a detached header are missing: {path}. Found no such file beside it; expected one data file in the "
-            "same folder. Copy both, or convert to one file."
+            f"Voxels of a detached header are missing: {path}. Found no such file beside it; expected one data file in "
+            f"the same folder. Copy both, or convert to one file."
         )
     return path.with_name(name)

@@ -28,7 +28,8 @@ LABELS_UCSF = LABELS_2018
 """UCSF-PDGM. Source: made for BraTS 2021 (Calabrese et al. 2022), whose numbers are those of 2018."""
 
 LABELS_EITHER = {1: "NCR", 2: "ED", 3: "ET"}
-"""Plain folders: 4 is enhancing tumour in BraTS to 2020 and a cavity in annotations after treatment, so it is asked about."""
+"""Plain folders: 4 is enhancing tumour in BraTS to 2020 and a cavity in annotations after treatment, so it is asked
+about."""
 
 NUMBERINGS = {"brats2018": LABELS_2018, "brats2023": LABELS_2023}
 """What `prepare --label-numbers` may say of plain folders and sheets."""
@@ -129,13 +130,14 @@ def find_brats2023(source: Path) -> list[RawStudy]:
 
 
 def find_ucsf_pdgm(source: Path) -> list[RawStudy]:
-    """`<S>_nifti/<S>_T1_bias.nii.gz`, T1c, T2, FLAIR, SWI, DWI (each with or without _bias), ASL, DTI_eddy_FA, tumor_segmentation.
+    """`<S>_nifti/<S>_T1_bias.nii.gz`, T1c, T2, FLAIR, SWI, DWI (each with or without _bias), ASL, DTI_eddy_FA,
+    tumor_segmentation.
 
-    Of two files the bias-corrected one is taken, and a missing correction is a finding. `hardi` is the fractional anisotropy
-    fitted to the 55 directions: the paper says that HARDI shows anisotropy but not which map it used, the raw series
-    (DTI_eddy_noreg) is 4-D and not registered. A follow-up exam (`…_FU007d`) fails: with it one patient would be two
-    subjects, and might be trained on and tested. Source: names as in listings of version 3 to 5 of doi 10.7937/tcia.bdgf-8v37
-    in public repositories; no file of it was seen here.
+    Of two files the bias-corrected one is taken, and a missing correction is a finding. `hardi` is the fractional
+    anisotropy fitted to the 55 directions: the paper says that HARDI shows anisotropy but not which map it used, the
+    raw series (DTI_eddy_noreg) is 4-D and not registered. A follow-up exam (`…_FU007d`) fails: with it one patient
+    would be two subjects, and might be trained on and tested. Source: names as in listings of version 3 to 5 of doi
+    10.7937/tcia.bdgf-8v37 in public repositories; no file of it was seen here.
     """
     folders = [f for f in _image_folders(source, depth=2) if f.name.endswith(_UCSF_FOLDER)]
     return [_collect_ucsf(folder) for folder in folders]
@@ -199,7 +201,8 @@ def find_studies(source: Path, layout: str = "auto") -> tuple[list[RawStudy], st
 
 
 def recognise(folder: Path) -> tuple[RawStudy, str] | None:
-    """Read the one study whose files lie directly in `folder`, and the layout; None unless exactly one strict layout fits.
+    """Read the one study whose files lie directly in `folder`, and the layout; None unless exactly one strict layout
+    fits.
 
     `folder`, the free layout, is no layout to recognise anything by.
     """
@@ -216,8 +219,8 @@ def find_study(folder: Path, layout: str = "auto") -> RawStudy:
     studies, _ = find_studies(folder, layout)
     if len(studies) != 1:
         raise ValueError(
-            f"Folder holds several studies: {folder}. Found {', '.join(study.subject for study in studies[:5])}; expected "
-            "the images of one subject. Give one of these folders."
+            f"Folder holds several studies: {folder}. Found {', '.join(study.subject for study in studies[:5])}; "
+            f"expected the images of one subject. Give one of these folders."
         )
     return studies[0]
 
@@ -240,8 +243,9 @@ def _fits(studies: list[RawStudy]) -> bool:
 
 def _nothing_found(source: Path) -> str:
     return (
-        f"No study recognised: {source}. Found no folder with images of known names; expected one folder per subject with "
-        f"files named as in one of the layouts {', '.join(LAYOUTS)}. Rename the files, or name the layout with --layout."
+        f"No study recognised: {source}. Found no folder with images of known names; expected one folder per subject "
+        f"with files named as in one of the layouts {', '.join(LAYOUTS)}. Rename the files, or name the layout with "
+        f"--layout."
     )
 
 
@@ -273,7 +277,9 @@ def _holds_images(folder: Path) -> bool:
 def _collect(
     folder: Path, classify: Classify, table: dict[int, str], regions: Regions, subject: str | None = None
 ) -> RawStudy:
-    """Sort the NIfTI files of one folder by what `classify` makes of their names. The folder's name is the subject's if not told."""
+    """Sort the NIfTI files of one folder by what `classify` makes of their names. The folder's name is the subject's if
+    not told.
+    """
     study = RawStudy(subject or folder.name, label_table=table, labels_regions=regions)
     if (folder / "study.json").is_file():
         study.problems.append(
@@ -310,7 +316,8 @@ def _collect(
             doubtful = no_annotation(_without(folder.name, _SUFFIX.sub("", path.name)))
             if doubtful:
                 study.findings.append(
-                    f"{path.name} is not used: {doubtful}. Call it seg.nii.gz or wt.nii.gz if a person annotated a lesion in it."
+                    f"{path.name} is not used: {doubtful}. Call it seg.nii.gz or wt.nii.gz if a person annotated a "
+                    f"lesion in it."
                 )
         else:
             by_meaning.setdefault(meaning, []).append(path)
@@ -330,14 +337,16 @@ def _collect(
             study.label_table, study.labels_regions = LABELS_WT, "wt"
     if not study.images and not study.problems:
         study.problems.append(
-            f"No image recognised: {folder}. Found {', '.join(study.ignored) or 'only an annotation'}; expected file names "
-            "of this layout. Rename the files, or prepare this folder with another --layout."
+            f"No image recognised: {folder}. Found {', '.join(study.ignored) or 'only an annotation'}; expected file "
+            f"names of this layout. Rename the files, or prepare this folder with another --layout."
         )
     return study
 
 
 def _collect_ucsf(folder: Path) -> RawStudy:
-    """Sort one folder of UCSF-PDGM. File names are read from their end: in some releases their number has other digits."""
+    """Sort one folder of UCSF-PDGM. File names are read from their end: in some releases their number has other
+    digits.
+    """
     files = [_of_ucsf(_SUFFIX.sub("", path.name)) for path in folder.iterdir() if _SUFFIX.search(path.name)]
     corrected = {name for name, bias in files if bias}
 
@@ -354,8 +363,8 @@ def _collect_ucsf(folder: Path) -> RawStudy:
     first = _UCSF_FOLLOW_UP.fullmatch(study.subject)
     if first:
         study.problems.append(
-            f"Second exam of one patient: {folder}. Found a follow-up of {first[1]}; expected one study per patient, or one "
-            "might be trained on and tested. Leave it out by moving the folder away."
+            f"Second exam of one patient: {folder}. Found a follow-up of {first[1]}; expected one study per patient, "
+            f"or one might be trained on and tested. Leave it out by moving the folder away."
         )
     return study
 
@@ -381,8 +390,8 @@ def _prefixed(separator: str) -> Classify:
 def classify_freely(subject: str, stem: str) -> str | None:
     """Meaning of a freely named file: the known spelling among the words of `stem`, after the subject's name.
 
-    Two neighbouring words may form one spelling (`t2_flair`, `T1-post`). A name that says that the image is something else, as
-    `T2_star`, `T1_map` or `part-phase`, is none of the sequences whose letters are in it.
+    Two neighbouring words may form one spelling (`t2_flair`, `T1-post`). A name that says that the image is something
+    else, as `T2_star`, `T1_map` or `part-phase`, is none of the sequences whose letters are in it.
 
     Raises
     ------
@@ -447,7 +456,8 @@ def no_annotation(stem: str) -> str | None:
 def other_image(name: str) -> str | None:
     """What a file's name says an image is that is none of the sequences; None if it says nothing of the kind.
 
-    The labels that BIDS puts before (`sub-01`, `dir-AP`) are no words: `sub` alone means a subtraction, `dir` double inversion.
+    The labels that BIDS puts before (`sub-01`, `dir-AP`) are no words: `sub` alone means a subtraction, `dir` double
+    inversion.
 
     Examples
     --------

@@ -1,4 +1,6 @@
-"""Files beside those that are understood: which sequences they may show. Until a person says, none of these is generated."""
+"""Files beside those that are understood: which sequences they may show. Until a person says, none of these is
+generated.
+"""
 
 import os
 import re
@@ -37,7 +39,8 @@ _MOST = 1000
 
 
 def may_be(stem: str) -> tuple[str, ...]:
-    """Sequences that an image of this name may show; all where the name says nothing, none where it says it is something else.
+    """Sequences that an image of this name may show; all where the name says nothing, none where it says it is
+    something else.
 
     Examples
     --------
@@ -71,10 +74,12 @@ def image_stem(path: Path) -> str:
 
 
 def others_below(folder: Path, known: Iterable[Path]) -> dict[str, tuple[str, ...]]:
-    """Image files in `folder` and its folders that are not among `known`: name relative to it → sequences they may show.
+    """Image files in `folder` and its folders that are not among `known`: name relative to it → sequences they may
+    show.
 
-    Only files of other kinds than NIfTI are listed of `folder` itself, as it has been read. In its folders a name must speak:
-    of `dicom/0001.dcm` nothing is said, of `flair/0001.dcm` its folder's name speaks. Hidden ones are passed over.
+    Only files of other kinds than NIfTI are listed of `folder` itself, as it has been read. In its folders a name must
+    speak: of `dicom/0001.dcm` nothing is said, of `flair/0001.dcm` its folder's name speaks. Hidden ones are passed
+    over.
     """
     left_out: dict[str, tuple[str, ...]] = {}
     taken = set(known)
@@ -124,7 +129,7 @@ def require_understood(
     shown = "; ".join(f"{name} (may be {', '.join(sequences)})" for name, sequences in list(found.items())[:8])
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
     raise ValueError(
-        f"Acquired image may be there already: {subject}. Found {shown}{more}, not understood; expected to know that none of "
-        "them is what would be generated. Rename the file to say what it is, as flair.nii.gz, move it away, or say "
-        f"--leave-out {next(iter(found))} if it is something else."
+        f"Acquired image may be there already: {subject}. Found {shown}{more}, not understood; expected to know that "
+        f"none of them is what would be generated. Rename the file to say what it is, as flair.nii.gz, move it away, "
+        f"or say --leave-out {next(iter(found))} if it is something else."
     )

@@ -32,7 +32,8 @@ def lenient_text(content: bytes) -> str:
 
 
 def lenient_json(content: bytes) -> Any:
-    r"""Read JSON that may have a byte-order mark, another Unicode encoding, line ends in strings, or commas before a bracket.
+    r"""Read JSON that may have a byte-order mark, another Unicode encoding, line ends in strings, or commas before a
+    bracket.
 
     Raises
     ------

@@ -21,7 +21,8 @@ def check_name(name: str, what: str, where: str) -> str:
     """
     if not is_plain(name):
         raise ValueError(
-            f"Unsafe {what} name: {where}. Found {name!r}; expected 1 to 120 characters that do not start or end with a "
+            f"Unsafe {what} name: {where}. Found {name!r}; expected 1 to 120 characters that do not start or end with "
+            f"a "
             f'dot or a space and contain none of / \\ : * ? " < > |. Rename the {what}.'
         )
     return name

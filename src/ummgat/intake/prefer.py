@@ -96,7 +96,8 @@ RULES: tuple[Callable[[Row, Sequence[Row]], Judged], ...] = (
 
 
 def prefer(rivals: Sequence[Row], sequence: str) -> None:
-    """Choose among rows that could all be `sequence`; the others are set aside, and every row says why. Changes the rows.
+    """Choose among rows that could all be `sequence`; the others are set aside, and every row says why. Changes the
+    rows.
 
     Rows between which no rule decides are a true tie: each is left in doubt, for a person to choose.
 

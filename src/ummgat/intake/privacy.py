@@ -1,4 +1,6 @@
-"""Patients are told apart by salted hashes and shown under invented labels; what names them is taken out of every text."""
+"""Patients are told apart by salted hashes and shown under invented labels; what names them is taken out of every
+text.
+"""
 
 import hashlib
 import re
@@ -64,8 +66,8 @@ class Key:
         salt = value.get("salt") if isinstance(value, dict) else None
         if not isinstance(labels, dict) or not isinstance(salt, str) or value.get("format") != _FORMAT:
             raise ValueError(
-                f"Key of subject labels is not valid: {path}. Found no salt and labels; expected what `ummgat inspect` wrote. "
-                "Restore it, or inspect into a new CSV: the subjects then get new labels."
+                f"Key of subject labels is not valid: {path}. Found no salt and labels; expected what `ummgat inspect` "
+                f"wrote. Restore it, or inspect into a new CSV: the subjects then get new labels."
             )
         return cls(salt, {str(code): str(label) for code, label in labels.items()})
 
@@ -118,7 +120,9 @@ def redact(text: str, words: frozenset[str]) -> str:
 
 
 def _holds(text: str, words: frozenset[str], shortest: int) -> bool:
-    """Whether a word of at least `shortest` letters is part of `text`; as quick with the words of many patients as of one."""
+    """Whether a word of at least `shortest` letters is part of `text`; as quick with the words of many patients as of
+    one.
+    """
     lengths = [n for n in _lengths(words) if n >= shortest]
     return any(flat[i : i + n] in words for flat in _spellings(text) for n in lengths for i in range(len(flat) - n + 1))
 

@@ -1,7 +1,7 @@
 """Which sequence a series probably is, how sure that is, and why. A proposal for a person to look at, never more.
 
-Two witnesses speak: words (descriptions, names) and physics (repetition, echo and inversion time). `sure` needs both, or a
-name that can mean one thing only; where they contradict each other nothing is proposed.
+Two witnesses speak: words (descriptions, names) and physics (repetition, echo and inversion time). `sure` needs both,
+or a name that can mean one thing only; where they contradict each other nothing is proposed.
 """
 
 import re
@@ -76,7 +76,10 @@ _AGENT = r"(km|kontrast\w*|contrast|gd|gado?\w*|c|ce)"
 _PRE = (
     rf"{_B}((ohne|without|w/o|wo|no|non|sans|pre|vor)[ -]?{_AGENT}{_E}|pre{_E}|nati(v|ve|f){_E}|unenhanced|plain{_E})"
 )
-_POST = rf"{_B}(ce|gd|gad|gado\w*|post(?![ -]?op){_E}|postcontrast|km|kontrast\w*|contrast|t1c){_E}|\+ ?(c|gd|km){_E}|{_B}c\+"
+_POST = (
+    rf"{_B}(ce|gd|gad|gado\w*|post(?![ -]?op){_E}|postcontrast|km|kontrast\w*|contrast|t1c){_E}"
+    rf"|\+ ?(c|gd|km){_E}|{_B}c\+"
+)
 _NO_AGENT = ("", "none", "no", "n", "-", "0", "nein", "ohne")
 _PARAMETRIC = ("dwi", "asl", "hardi")
 _NEVER = ("phase", "real or imaginary part", "no diffusion weighting", "localizer", "diffusion coefficient")
@@ -143,13 +146,17 @@ def propose(facts: Facts, named: str | None = None, where: str = "description") 
 
 
 def no_sequence(facts: Facts) -> str | None:
-    """What a header's image type says that an image of no sequence is: a phase, a part of complex values, a localizer, an ADC."""
+    """What a header's image type says that an image of no sequence is: a phase, a part of complex values, a localizer,
+    an ADC.
+    """
     other = _other_type(facts)
     return other if other in _NEVER else None
 
 
 def _other_type(facts: Facts) -> str | None:
-    """What the image type says an image is that is no magnitude image of a sequence, as P of a phase; Philips writes P_FFE."""
+    """What the image type says an image is that is no magnitude image of a sequence, as P of a phase; Philips writes
+    P_FFE.
+    """
     parts = [part.strip().replace("_", " ") for part in facts.image_type]
     parts += [part.partition(" ")[0] for part in parts if re.fullmatch(r"[PRI] (SE|FFE|IR|GE|TSE|TFE|EPI)", part)]
     return next((_NAMED_TYPES[part] for part in parts if part in _NAMED_TYPES), None)
@@ -177,7 +184,9 @@ def _named(named: str, facts: Facts, text: str, physics: set[str], measured: str
 
 
 def words_of(text: str) -> set[str]:
-    """Sequences that lower-case `text` has words for; t2 is no second one beside what is named T2-FLAIR, nor t1 beside parametric maps."""
+    """Sequences that lower-case `text` has words for; t2 is no second one beside what is named T2-FLAIR, nor t1 beside
+    parametric maps.
+    """
     found = {name for name, pattern in _WORDS.items() if re.search(pattern, text)}
     if "flair" in found and "t1" not in found:
         found.discard("t2")

@@ -13,7 +13,8 @@ from ummgat.intake.stacks import Stack
 
 NOT_USED = "none"
 ROLES = (*SEQUENCES, "seg", "wt", "brain_mask")
-"""What a user may write as `sequence`: a sequence, an annotation with labels, one of the whole tumour, a mask of the brain."""
+"""What a user may write as `sequence`: a sequence, an annotation with labels, one of the whole tumour, a mask of the
+brain."""
 
 
 Accept = Literal["sure", "likely"]
@@ -42,7 +43,8 @@ class Row:
     """Why a person must look before it is used."""
     remarks: list[str] = field(default_factory=list)
     skip: bool = False
-    """It could be used, but will not be unless asked for: a copy, an already processed file, a runner-up, or what is no sequence."""
+    """It could be used, but will not be unless asked for: a copy, an already processed file, a runner-up, or what is no
+    sequence."""
     accept: Accept = field(default="sure", repr=False)
     order: tuple[int, str] = field(default=(0, ""), repr=False)
     """Series number, to tell what was acquired first."""
@@ -52,8 +54,8 @@ class Row:
 
     @property
     def sequence(self) -> str:
-        """What the sheet is filled with: the proposal where it is sure enough, `none` for what is not used, else empty, to be
-        asked.
+        """What the sheet is filled with: the proposal where it is sure enough, `none` for what is not used, else empty,
+        to be asked.
         """
         if self.problems or self.skip:
             return NOT_USED

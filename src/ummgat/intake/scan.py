@@ -16,8 +16,8 @@ from ummgat.intake.rows import Accept, Row
 from ummgat.intake.settle import settle
 
 _OTHER = """
-json tsv csv txt md html htm xml pdf doc docx xls xlsx png jpg jpeg gif bmp tif tiff bval bvec mat npy npz log py m sh zip gz
-tar 7z rar exe dll inf ini raw zraw h5 toml
+json tsv csv txt md html htm xml pdf doc docx xls xlsx png jpg jpeg gif bmp tif tiff bval bvec mat npy npz log py m sh
+zip gz tar 7z rar exe dll inf ini raw zraw h5 toml
 """
 _NEVER_DICOM = {f".{suffix}" for suffix in _OTHER.split()}
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}

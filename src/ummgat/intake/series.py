@@ -30,8 +30,9 @@ class SourceInstance:
 class SourceSeries:
     """A DICOM series (or the part of one that forms a volume), its planes sorted by position.
 
-    Plane `instances[k]` is `volume[:, :, k]` of what `convert` writes, whose axes are (column, row, plane) as in the files:
-    nothing is flipped, so a result in `grid` goes back plane by plane. Holds paths, which may name a patient: never print them.
+    Plane `instances[k]` is `volume[:, :, k]` of what `convert` writes, whose axes are (column, row, plane) as in the
+    files: nothing is flipped, so a result in `grid` goes back plane by plane. Holds paths, which may name a patient:
+    never print them.
     """
 
     series_id: str

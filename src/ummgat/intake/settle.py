@@ -79,8 +79,9 @@ def _digest(path: Path) -> str:
 
 
 def _tell_contrast(exam: Sequence[Row]) -> None:
-    """A T1 of which nothing says whether contrast agent was given was plain if the exam's first t1ce came after it, and shows
-    the agent if it came later. Without any t1ce, one protocol run twice with others in between was probably run for that.
+    """A T1 of which nothing says whether contrast agent was given was plain if the exam's first t1ce came after it, and
+    shows the agent if it came later. Without any t1ce, one protocol run twice with others in between was probably run
+    for that.
     """
     given = [row.order[0] for row in _usable(exam) if row.proposal == "t1ce" and row.sure == "sure" and row.order[0]]
     unsaid = [row for row in exam if row.contrast_unsaid and row.order[0]]

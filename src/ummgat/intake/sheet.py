@@ -88,15 +88,15 @@ def read_sheet(path: Path, folder: Path) -> Sheet:
     Raises
     ------
     FileNotFoundError, ValueError
-        All problems at once, with their lines: unknown sequence, one sequence twice in a study, a series or file that is
-        not in the folder or cannot be used, unsafe labels, a line twice.
+        All problems at once, with their lines: unknown sequence, one sequence twice in a study, a series or file that
+        is not in the folder or cannot be used, unsafe labels, a line twice.
     """
     path = Path(path)
     lines = _read(path)
     if not key_path(path).is_file() and any(row["series"].startswith(("dicom:", "file:")) for row in lines.values()):
         raise FileNotFoundError(
-            f"Key of the sheet is missing: {key_path(path)}. Found no file; expected the one that `ummgat inspect` wrote "
-            "beside the CSV. Copy it there, or inspect the folder again."
+            f"Key of the sheet is missing: {key_path(path)}. Found no file; expected the one that `ummgat inspect` "
+            f"wrote beside the CSV. Copy it there, or inspect the folder again."
         )
     found = {row.series: row for row in scan_folder(folder, Key.read(key_path(path))).rows}
     problems: list[str] = []
@@ -189,7 +189,8 @@ def _read(path: Path) -> dict[int, dict[str, str]]:
         rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
-            f"Sheet is not CSV: {path}. Found {error}; expected UTF-8 text as `ummgat inspect` wrote it. Export it again."
+            f"Sheet is not CSV: {path}. Found {error}; expected UTF-8 text as `ummgat inspect` wrote it. Export it "
+            f"again."
         ) from error
     missing = [name for name in _NEEDED if name not in columns]
     if missing:

@@ -1,4 +1,6 @@
-"""Turn planes into volumes: divide a series where it holds several, sort by position, and refuse what is no regular stack."""
+"""Turn planes into volumes: divide a series where it holds several, sort by position, and refuse what is no regular
+stack.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -52,8 +54,8 @@ class Stack:
         """Give the volume under the names of a sheet; ValueError if it is refused."""
         if self.problems or self.grid is None:
             raise ValueError(
-                f"Series cannot be used: {series_id}. Found {'; '.join(self.problems)}; expected a regular stack of grey MR "
-                "planes. Leave it out, or export it again."
+                f"Series cannot be used: {series_id}. Found {'; '.join(self.problems)}; expected a regular stack of "
+                f"grey MR planes. Leave it out, or export it again."
             )
         instances = tuple(
             SourceInstance(p.file, p.sop_class_uid, p.sop_instance_uid, p.frame, _triple(p.position))
@@ -144,7 +146,8 @@ def _check_geometry(stack: Stack) -> None:
     distinct = 1 + int((steps > 0.01).sum())
     if distinct < len(steps) + 1:
         stack.problems.append(
-            f"{len(heights)} planes at {distinct} positions: several volumes in one, or planes twice; expected one volume"
+            f"{len(heights)} planes at {distinct} positions: several volumes in one, or planes twice; expected one "
+            f"volume"
         )
         return
     usual = float(np.median(steps))
@@ -152,7 +155,8 @@ def _check_geometry(stack: Stack) -> None:
     if uneven.any():
         lost = int(np.rint(steps[uneven] / usual - 1).clip(0).sum())
         stack.problems.append(
-            f"missing planes: {lost} in {int(uneven.sum())} gaps of up to {steps.max():.4g} mm where steps are {usual:.4g} mm"
+            f"missing planes: {lost} in {int(uneven.sum())} gaps of up to {steps.max():.4g} mm where steps are "
+            f"{usual:.4g} mm"
             if lost
             else f"uneven steps between planes: {steps.min():.4g} to {steps.max():.4g} mm"
         )

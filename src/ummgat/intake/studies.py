@@ -36,8 +36,9 @@ def studies_of_sheet(
     Returns
     -------
     studies : list of RawStudy
-        Sorted; named as `sheet.study_name` says. Exams of which nothing is decided come with that as their problem. The files of the others are still
-        to be made: images in the voxel order of their sources, nothing in them but voxels and geometry.
+        Sorted; named as `sheet.study_name` says. Exams of which nothing is decided come with that as their problem. The
+        files of the others are still to be made: images in the voxel order of their sources, nothing in them but voxels
+        and geometry.
     remarks : list of str
         What the sheet leaves open.
 
@@ -48,25 +49,26 @@ def studies_of_sheet(
     """
     if brain_mask is not None:
         raise ValueError(
-            f"Brain masks are named in the sheet: --brain-mask. Found {brain_mask} with --sheet; expected the role brain_mask in the "
-            "column sequence. Leave --brain-mask out."
+            f"Brain masks are named in the sheet: --brain-mask. Found {brain_mask} with --sheet; expected the role "
+            f"brain_mask in the column sequence. Leave --brain-mask out."
         )
     if layout != "auto":
         raise ValueError(
-            f"Layout and sheet exclude each other: --layout. Found {layout!r} with --sheet; expected one. Leave --layout out: the sheet "
-            "says what each file is."
+            f"Layout and sheet exclude each other: --layout. Found {layout!r} with --sheet; expected one. Leave "
+            f"--layout out: the sheet says what each file is."
         )
     read = read_sheet(sheet, folder)
     remarks = []
     if read.undecided:
         remarks.append(
-            f"{len(read.undecided)} series left out, as the sheet does not say what they are: {', '.join(read.undecided)}. Write the "
-            "sequence, or none."
+            f"{len(read.undecided)} series left out, as the sheet does not say what they are: "
+            f"{', '.join(read.undecided)}. Write the sequence, or none."
         )
     found = read.studies()
     if not found:
         raise ValueError(
-            f"Sheet gives nothing to prepare: {sheet}. Found no series with a sequence; expected some. Fill in the column sequence."
+            f"Sheet gives nothing to prepare: {sheet}. Found no series with a sequence; expected some. Fill in the "
+            f"column sequence."
         )
     exams = Counter(subject for subject, _ in found)
     studies = [
@@ -78,8 +80,8 @@ def studies_of_sheet(
     twice = sorted({study.subject for study in studies if names[study.subject.casefold()] > 1})
     if twice:
         raise ValueError(
-            f"Sheet gives two studies one name: {sheet}. Found {', '.join(twice)} for more than one subject and session; expected "
-            "names that differ, not in upper and lower case only. Rename one subject."
+            f"Sheet gives two studies one name: {sheet}. Found {', '.join(twice)} for more than one subject and "
+            f"session; expected names that differ, not in upper and lower case only. Rename one subject."
         )
     return sorted(studies, key=lambda study: study.subject), remarks
 
@@ -98,8 +100,8 @@ def _study(exam: tuple[str, str], roles: Mapping[str, SheetEntry], asked: Sequen
     )
     if not study.images:
         study.problems.append(
-            f"Study has no image: {name}. Found {', '.join(roles) or 'nothing decided'} and {len(asked)} undecided series in the sheet; "
-            "expected a sequence. Say in the sheet what its series are, or none for all of them."
+            f"Study has no image: {name}. Found {', '.join(roles) or 'nothing decided'} and {len(asked)} undecided "
+            f"series in the sheet; expected a sequence. Say in the sheet what its series are, or none for all of them."
         )
     if n_exams > 1:
         study.findings.append(f"One of {n_exams} exams of {exam[0]}: keep them in the same part of a split.")

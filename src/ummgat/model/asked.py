@@ -1,4 +1,6 @@
-"""What is asked of lesions in each domain: how bright each label, and from which probability on enhancing tumour is drawn."""
+"""What is asked of lesions in each domain: how bright each label, and from which probability on enhancing tumour is
+drawn.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,8 +8,8 @@ from numpy.typing import NDArray
 from ummgat.core.domain import DomainTable
 
 CONTRAST = ("t1ce",)
-"""Sequences acquired to show enhancement: there it is drawn from a low threshold on, and one spread brighter than its mean,
-so that what is drawn by halves is still seen."""
+"""Sequences acquired to show enhancement: there it is drawn from a low threshold on, and one spread brighter than its
+mean, so that what is drawn by halves is still seen."""
 
 ET = 2
 """Column of enhancing tumour among labels."""

@@ -1,8 +1,9 @@
 """The population's atlas: what each domain looks like on average, and bringing it to one patient's brain.
 
-An atlas holds, in one common frame, the mean healthy image of every domain over *different* subjects. It is registered to
-a study by a sequence the study has, which is registration within one contrast, and then says what the others should look
-like there: where fluid is, and whether it is dark or bright. No pair of images is used. It knows nothing of lesions.
+An atlas holds, in one common frame, the mean healthy image of every domain over *different* subjects. It is registered
+to a study by a sequence the study has, which is registration within one contrast, and then says what the others should
+look like there: where fluid is, and whether it is dark or bright. No pair of images is used. It knows nothing of
+lesions.
 """
 
 from typing import NamedTuple
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 ATLAS_MM = 2.0
-"""Voxel size of atlases and of registration to them, or that of the images if it is larger: means of patients show nothing
-finer."""
+"""Voxel size of atlases and of registration to them, or that of the images if it is larger: means of patients show
+nothing finer."""
 
 SCORE_LIMIT = 4.0
 """Standard scores beyond this count as this in registration, and background as minus this."""
 
 LEVELS = ((4, 40), (2, 30), (1, 12))
-"""Pyramid of the deformable registration: shrink factor on the `ATLAS_MM` grid, most iterations. Learning leaves the last
-out: an atlas learnt with it is no better (correlation with unseen subjects .439 either way) and takes three times as long."""
+"""Pyramid of the deformable registration: shrink factor on the `ATLAS_MM` grid, most iterations. Learning leaves the
+last out: an atlas learnt with it is no better (correlation with unseen subjects .439 either way) and takes three times
+as long."""
 
 LEAST_SIMILARITY = 0.5
 """Correlation of image and registered atlas, both with background, below which the registration has failed."""
@@ -34,8 +36,8 @@ class Atlas(NamedTuple):
     """One frame, every domain: RAS+, (plane, row, column), `ATLAS_MM` apart."""
 
     means: Volume
-    """(n_domains, plane, row, column): mean healthy intensity, 1–255, continued beyond the brain; 0 for a domain of which
-    nothing is known."""
+    """(n_domains, plane, row, column): mean healthy intensity, 1–255, continued beyond the brain; 0 for a domain of
+    which nothing is known."""
     spreads: Volume
     """Like `means`: standard deviation over subjects of healthy intensity after registration, 0–255."""
     brain: Volume
@@ -126,7 +128,9 @@ class Coarse(NamedTuple):
 
 
 def coarse_image(volume: Volume, spacing_mm: float, box: Box | None = None) -> Coarse:
-    """Bring an image (plane, row, column) to `ATLAS_MM`; means over brain only. `box` is that of its brain by default."""
+    """Bring an image (plane, row, column) to `ATLAS_MM`; means over brain only. `box` is that of its brain by
+    default.
+    """
     brain = volume > 0
     box = coarse_box(brain, spacing_mm) if box is None else box
     factor = max(ATLAS_MM, spacing_mm) / spacing_mm
@@ -273,7 +277,9 @@ class Brought(NamedTuple):
     """Voxels of the image that this covers."""
 
     def plane(self, which: Volume, index: int) -> NDArray[np.float32]:
-        """One plane of the image, at its rows and columns within `box`: maps (n, plane, row, column) → (n, row, column)."""
+        """One plane of the image, at its rows and columns within `box`: maps (n, plane, row, column) → (n, row,
+        column).
+        """
         planes, rows, columns = (b.stop - b.start for b in self.box)
         at = (index - self.box[0].start + 0.5) * which.shape[1] / planes - 0.5
         low = int(np.clip(np.floor(at), 0, max(which.shape[1] - 2, 0)))

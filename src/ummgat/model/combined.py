@@ -70,7 +70,9 @@ def answered(
 def fusion_weights(
     model: TrainedModel, center: str, target: Domain, sources: Sequence[str], mode: str
 ) -> tuple[NDArray[np.float64], str]:
-    """Weights of sources when fused: inverse square of the stored error of each direction; equal where one is unknown."""
+    """Weights of sources when fused: inverse square of the stored error of each direction; equal where one is
+    unknown.
+    """
     rows = {
         row["source"]: row
         for row in model.criteria.get("directions", [])

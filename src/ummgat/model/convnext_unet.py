@@ -1,4 +1,6 @@
-"""ConvNeXt-style U-Net generator. Source: Liu et al. 2022; Han et al. 2022 (ConvUNeXt), by FID as good as Swin in the paper."""
+"""ConvNeXt-style U-Net generator. Source: Liu et al. 2022; Han et al. 2022 (ConvUNeXt), by FID as good as Swin in the
+paper.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

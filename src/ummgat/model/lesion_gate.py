@@ -76,8 +76,8 @@ def drawing(posterior: Tensor, code: Tensor, threshold: Tensor) -> Drawing:
     """What a lesion code asks for, where the posterior allows.
 
     Enhancing tumour is rare, so that a threshold of one half on its probability would draw it almost nowhere, while the
-    Dice of a calibrated probability is best at about half its best value, .1 to .25 (Lipton et al. 2014): its share rises
-    to 1 at `threshold`, and the other labels make room.
+    Dice of a calibrated probability is best at about half its best value, .1 to .25 (Lipton et al. 2014): its share
+    rises to 1 at `threshold`, and the other labels make room.
 
     Parameters
     ----------

@@ -205,8 +205,8 @@ class PixelHead(nn.Module):
     n_aside : int
         Channels of what is shown beside the source.
     expects : bool
-        An expected image comes too. It passes through a curve of its own, which starts as the identity: where nothing else
-        is known, the answer is what the population lets one expect.
+        An expected image comes too. It passes through a curve of its own, which starts as the identity: where nothing
+        else is known, the answer is what the population lets one expect.
     """
 
     def __init__(self, n_features: int, n_pixels: int, code_dim: int, n_aside: int = 0, expects: bool = False) -> None:
@@ -270,8 +270,8 @@ def frame(x: Tensor, mask: Tensor | None, origin: tuple[int, int], unit: int, br
     x : Tensor (batch, 1, H, W)
         Padded with background so that H and W divide by `unit`.
     place : Place
-        The given mask (batch, 1, height, width) or the non-background pixels, padded likewise, and `origin`; its cells if
-        work is to be done on `brain_only`.
+        The given mask (batch, 1, height, width) or the non-background pixels, padded likewise, and `origin`; its cells
+        if work is to be done on `brain_only`.
     """
     if any(start % unit for start in origin):
         raise ValueError(f"Bad origin. Found {origin}; expected multiples of {unit}. Cut the image there.")

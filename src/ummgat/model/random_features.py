@@ -14,7 +14,8 @@ FEATURES = "random-convolutions-1"
 
 
 class RandomFeatures(nn.Module):
-    """Four strided convolutions with fixed random weights; mean and spread of each channel over the brain at each scale.
+    """Four strided convolutions with fixed random weights; mean and spread of each channel over the brain at each
+    scale.
 
     Source: random features rank generators sensibly (Naeem et al. 2020); ours are untrained on purpose.
     """

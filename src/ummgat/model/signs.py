@@ -135,7 +135,9 @@ def _shown(brought: Brought, maps: NDArray[np.uint8], planes: Sequence[int], sha
 
 
 def reliability(translator: Translator, made: Answered) -> NDArray[np.uint8] | None:
-    """Percent of voxels like this one that are right, at least 1 in the brain, 0 outside; None where nothing is known."""
+    """Percent of voxels like this one that are right, at least 1 in the brain, 0 outside; None where nothing is
+    known.
+    """
     target, trust = translator.model.table.index(made.target), translator.model.trust
     if trust is None or not trust.knows(target):
         return None

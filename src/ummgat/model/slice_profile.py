@@ -1,7 +1,7 @@
 """How much neighbouring planes differ is a mark of a domain: thick slices are smooth from plane to plane.
 
-The generator sees one plane at a time. A FLAIR of 5 mm slices made from a thin T1 would inherit the T1's changes from plane
-to plane, and add some of its own.
+The generator sees one plane at a time. A FLAIR of 5 mm slices made from a thin T1 would inherit the T1's changes from
+plane to plane, and add some of its own.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ def settled(volume: NDArray[np.uint8], level: float) -> NDArray[np.uint8]:
     volume : ndarray (plane, row, column), uint8
         Generated; brain 1–255, background 0.
     level : float
-        Mean absolute difference of neighbouring planes to go down to, grey levels (`ummgat.core.metrics.flicker`); NaN or
-        infinite changes nothing.
+        Mean absolute difference of neighbouring planes to go down to, grey levels (`ummgat.core.metrics.flicker`); NaN
+        or infinite changes nothing.
 
     Returns
     -------

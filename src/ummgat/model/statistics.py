@@ -36,7 +36,8 @@ def neighbourhood_mean(t: Tensor, side: int) -> Tensor:
     """Mean over the square of an odd `side` around each pixel of (…, height, width); beyond the border lies 0."""
     if t.device.type != "cpu":
         return F.avg_pool2d(t, side, stride=1, padding=side // 2)
-    # On a CPU that pooling visits side² pixels for each, one by one; a row and then a column are side + side, all at once.
+    # On a CPU that pooling visits side² pixels for each, one by one; a row and then a column are side + side, all at
+    # once.
     return _NeighbourhoodMean.apply(t, side)
 
 

@@ -95,7 +95,8 @@ def translate_volume(
     code, source : Tensor (code_dim,)
         Of the target and of what `volume` is. One for all planes: a code per plane would flicker.
     flicker : float
-        How much neighbouring planes of the target may differ, see `ummgat.model.slice_profile.settled`. Default: as they do.
+        How much neighbouring planes of the target may differ, see `ummgat.model.slice_profile.settled`. Default: as
+        they do.
     batch : int
         Planes at once; 0 = 2 per thread on a CPU, 16 on an accelerator.
     beside : Beside, optional
@@ -200,8 +201,8 @@ def lesion_posterior(
     batch: int = 8,
     only: Sequence[int] | None = None,
 ) -> NDArray[np.float32]:
-    """What the generator's gate sees in a volume: (4, plane, row, column) probabilities; background 1 outside the brain, and
-    in planes that are not among `only`. On a CPU threads take planes of their own, see `translate_volume`.
+    """What the generator's gate sees in a volume: (4, plane, row, column) probabilities; background 1 outside the
+    brain, and in planes that are not among `only`. On a CPU threads take planes of their own, see `translate_volume`.
     """
     out = np.zeros((1 + N_LABELS, *volume.shape), np.float32)
     out[0] = 1

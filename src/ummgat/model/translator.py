@@ -65,8 +65,8 @@ class Translator:
         return self.model.table.index(Domain(self.center, sequence))
 
     def brought(self) -> Brought | None:
-        """The atlas at the study's voxels: registered by each source alone, their fields averaged. None without an atlas, or
-        where no registration succeeded.
+        """The atlas at the study's voxels: registered by each source alone, their fields averaged. None without an
+        atlas, or where no registration succeeded.
         """
         if not self._registered:
             self._registered = True
@@ -103,7 +103,8 @@ class Translator:
         return found
 
     def posterior(self, codes: Mapping[str, Tensor], only: Sequence[int] | None = None) -> NDArray[np.float32] | None:
-        """Probabilities of background, NCR, ED and ET from all sources together: (4, plane, row, column). None without a gate.
+        """Probabilities of background, NCR, ED and ET from all sources together: (4, plane, row, column). None without
+        a gate.
 
         A product of experts: each sees one sequence and never saw a pair, so what they say is multiplied. They are not
         independent, hence `BRAKE`. The last answer is kept: directions to several targets ask for the same.
@@ -144,7 +145,8 @@ class Translator:
         return np.asarray(score / score.sum(0), np.float32)
 
     def expected(self, target: Domain, only: Sequence[int] | None = None, source: str | None = None) -> Volume | None:
-        """The atlas alone, with the edges of a source (the first): the substitute that any translation must beat. None without.
+        """The atlas alone, with the edges of a source (the first): the substitute that any translation must beat. None
+        without.
 
         With `only`, these planes alone, in their order.
         """
@@ -238,8 +240,8 @@ def stretched(volume: Volume) -> Volume:
 
 
 BRAKE = 0.8
-"""Evidence of n sources counts n to the power of one minus this as much as that of one: by likelihood on selection subjects
-each of three counts .3 to .4, where independent ones would count 1."""
+"""Evidence of n sources counts n to the power of one minus this as much as that of one: by likelihood on selection
+subjects each of three counts .3 to .4, where independent ones would count 1."""
 
 PRIOR: Sequence[float] = (0.90, 0.02, 0.06, 0.02)
 """Share of background, NCR, ED and ET in the brain of a patient with a glioma, roughly as in the training cohorts."""

@@ -1,7 +1,8 @@
 """How far to trust each voxel of a generated image: the share of voxels like it whose error is below a stated level.
 
-A logistic regression per target, on what can be seen without the truth, see `ummgat.model.signs`. It is fitted and calibrated on complete
-patients that no network trained on, see `ummgat.train.calibrate`; a model without such patients says nothing.
+A logistic regression per target, on what can be seen without the truth, see `ummgat.model.signs`. It is fitted and
+calibrated on complete patients that no network trained on, see `ummgat.train.calibrate`; a model without such patients
+says nothing.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 20.0
-"""Grey levels of absolute error below which a voxel counts as right: nearly one standard deviation of ordinary tissue."""
+"""Grey levels of absolute error below which a voxel counts as right: nearly one standard deviation of ordinary
+tissue."""
 
 Maps = NDArray[np.float32]
 
@@ -21,7 +23,8 @@ class Trust(NamedTuple):
     weights: NDArray[np.float32]
     """(n_domains, columns), for `ummgat.model.signs.columns` of each target; 0 throughout where nothing is known."""
     shown: NDArray[np.float32]
-    """(n_domains, STEPS): the share found right, out of fold, where the regression said 0 … 1 in equal steps; rising."""
+    """(n_domains, STEPS): the share found right, out of fold, where the regression said 0 … 1 in equal steps;
+    rising."""
 
     def knows(self, target: int) -> bool:
         """Whether anything was learnt of a target."""

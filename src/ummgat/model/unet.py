@@ -34,8 +34,8 @@ MakeGate = Callable[[int], nn.Module]
 
 
 class Aside(NamedTuple):
-    """What a generator may be shown beside its source. All images are (batch, …, height, width) in [0, 2] above background,
-    0 in the background and where nothing is known; None: nothing is.
+    """What a generator may be shown beside its source. All images are (batch, …, height, width) in [0, 2] above
+    background, 0 in the background and where nothing is known; None: nothing is.
     """
 
     near: Tensor | None = None
@@ -58,10 +58,11 @@ class Answer(NamedTuple):
     image: Tensor
     """(batch, 1, height, width), float32, in [-1, 1], background exactly -1."""
     logits: Tensor | None
-    """(batch, 1 + N_LABELS, height, width) of background and lesion labels, from the source alone; None without a gate."""
+    """(batch, 1 + N_LABELS, height, width) of background and lesion labels, from the source alone; None without a
+    gate."""
     expected: Tensor | None
-    """(batch, 1, height, width), in [-1, 1]: the population's image with the edges of the source, no lesion; -1 where not
-    known. None without an atlas."""
+    """(batch, 1, height, width), in [-1, 1]: the population's image with the edges of the source, no lesion; -1 where
+    not known. None without an atlas."""
 
 
 class UShape(nn.Module):
@@ -99,8 +100,8 @@ class UShape(nn.Module):
         def stage(scale: int, code: int) -> nn.ModuleList:
             return nn.ModuleList(make_block(scale, i, widths[scale], code) for i in range(depths[scale]))
 
-        # What shows the source goes in at the beginning, what speaks of the target at the end: so the encoder, and where
-        # it finds lesion, depend on the source alone.
+        # What shows the source goes in at the beginning, what speaks of the target at the end: so the encoder, and
+        # where it finds lesion, depend on the source alone.
         self.guide_window = config.guide_window
         self.neighbours, self.atlas, self.gated = config.neighbours, config.atlas, config.gate
         n_source = 2 * config.neighbours + config.atlas
@@ -198,7 +199,9 @@ class UShape(nn.Module):
         )
 
     def see(self, x: Tensor, source: Tensor, origin: tuple[int, int], aside: Aside) -> Tensor:
-        """Logits of background and lesion labels, see `Answer.logits`, without drawing anything; parameters as in `answer`."""
+        """Logits of background and lesion labels, see `Answer.logits`, without drawing anything; parameters as in
+        `answer`.
+        """
         height, width = x.shape[-2:]
         x, pixels = frame(x, None, origin, self.unit, False)
         logits = self._encode(x, unit(source), aside, pixels).logits

@@ -48,7 +48,8 @@ class TrainedModel:
     flickers: NDArray[np.float64]
     """(n_domains,): how much neighbouring planes of a domain differ, see `relation.Relations`."""
     lesions: NDArray[np.float64]
-    """(n_domains, n_labels): mean grey level inside each label of training lesions, NaN where unknown; no labels in old files."""
+    """(n_domains, n_labels): mean grey level inside each label of training lesions, NaN where unknown; no labels in old
+    files."""
     lesion_spreads: NDArray[np.float64]
     """(n_domains, n_labels): its standard deviation within a lesion."""
     atlas: Atlas | None
@@ -63,14 +64,16 @@ class TrainedModel:
     by_percentiles: bool = False
     """It was trained on images scaled by percentiles of the brain, as files before "ummgat-model-4" are."""
     leanings: NDArray[np.float32] | None = None
-    """(n_domains, n_domains): share by which each direction (source, target) leans on the atlas in healthy brain, 0 to 1, see
-    `ummgat.train.calibrate`; None for a model that was not calibrated."""
+    """(n_domains, n_domains): share by which each direction (source, target) leans on the atlas in healthy brain, 0 to
+    1, see `ummgat.train.calibrate`; None for a model that was not calibrated."""
     trust: Trust | None = None
     """How far to trust each voxel; None for a model that was not calibrated."""
 
     @property
     def only_center(self) -> str | None:
-        """The center of a model that has a single one, as all studies are then taken for; None if there is a choice to make."""
+        """The center of a model that has a single one, as all studies are then taken for; None if there is a choice to
+        make.
+        """
         return self.table.centers[0] if len(self.table.centers) == 1 else None
 
     def code(self, domain: Domain, mode: StoredMode) -> Tensor:
@@ -136,8 +139,8 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
             module.requires_grad_(False).eval()
     except (RuntimeError, KeyError, ValueError) as error:
         raise ValueError(
-            f"Weights do not fit their config: {path}. Found {error}; expected what version {__version__} writes, the file "
-            f"is of version {metadata.get('version')}. Export the model again, or use the version that wrote it."
+            f"Weights do not fit their config: {path}. Found {error}; expected what version {__version__} writes, the "
+            f"file is of version {metadata.get('version')}. Export the model again, or use the version that wrote it."
         ) from error
     device = device or torch.device("cpu")
     missing = torch.zeros((len(table), 0))

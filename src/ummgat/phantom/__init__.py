@@ -1,7 +1,8 @@
 """Synthetic patients: anatomy, tumours, signal, scanners, and studies of them on disk.
 
 anatomy (MNI152 deformed per subject, or ellipsoids) → tumour (glioma or meningioma, mass effect) → signal (textbook
-equations per sequence) → scanner (protocol, shading, noise, resolution) → write (folders as in BraTS or UCSF-PDGM, truth, split).
+equations per sequence) → scanner (protocol, shading, noise, resolution) → write (folders as in BraTS or UCSF-PDGM,
+truth, split).
 """
 
 from ummgat.phantom.anatomy import Frame, analytic_frame, brats_frame

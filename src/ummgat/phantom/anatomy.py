@@ -89,7 +89,9 @@ def analytic_frame(spacing_mm: float, shape: tuple[int, int, int] = (24, 28, 28)
 
 
 def make_positions(frame: Frame, step: int) -> NDArray[np.float32]:
-    """MNI position, before any deformation, of every `step`-th voxel and one beyond; shape (3, planes, rows, columns)."""
+    """MNI position, before any deformation, of every `step`-th voxel and one beyond; shape (3, planes, rows,
+    columns).
+    """
     nodes = [np.arange(0, n - 1 + step, step, dtype=np.float32) for n in frame.shape]
     plane, row, column = (
         (axis - (n - 1) / 2) * np.float32(frame.unit_mm) for axis, n in zip(nodes, frame.shape, strict=True)
@@ -166,7 +168,9 @@ def atlas_maps(position: NDArray[np.float32], blur_mm: float) -> dict[str, Field
 
 
 def _look_up(volume: Field, index: NDArray[np.float32]) -> Field:
-    """Trilinear interpolation of (plane, row, column, k) at `index` (3, …); k values at once, so each corner is found once."""
+    """Trilinear interpolation of (plane, row, column, k) at `index` (3, …); k values at once, so each corner is found
+    once.
+    """
     places = [np.clip(i.ravel(), 0, n - 1.001).astype(np.float32) for i, n in zip(index, volume.shape, strict=False)]
     lows = [p.astype(np.int32) for p in places]
     parts = [p - low for p, low in zip(places, lows, strict=True)]
@@ -226,7 +230,9 @@ def ventricle_pull(position: NDArray[np.float32], analytic: bool) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Mass:
-    """Where a tumour will push: sphere of `radius_mm` around `center` (undeformed MNI mm), its rim moved by `push_mm`."""
+    """Where a tumour will push: sphere of `radius_mm` around `center` (undeformed MNI mm), its rim moved by
+    `push_mm`.
+    """
 
     center: tuple[float, float, float]
     radius_mm: float
@@ -237,8 +243,9 @@ class Mass:
 class Shape:
     """One subject's deformation: from positions in the file to positions in the atlas.
 
-    A small affine map, two smooth random fields, wider or narrower ventricles, and, once a tumour is placed, its mass effect.
-    All are fixed when the object is made; tissue at the brain's surface is not moved by the tumour (the skull holds it).
+    A small affine map, two smooth random fields, wider or narrower ventricles, and, once a tumour is placed, its mass
+    effect. All are fixed when the object is made; tissue at the brain's surface is not moved by the tumour (the skull
+    holds it).
     """
 
     def __init__(self, frame: Frame, rng: np.random.Generator, analytic: bool) -> None:
@@ -308,8 +315,8 @@ def _sharpen(
 ) -> dict[str, Field]:
     """Turn the atlas's averaged probabilities into one brain.
 
-    The atlas is the mean of 152 brains, so its cortex is blurred. Where it is undecided, correlated noise decides, and a
-    power sharpens the result: folds become crisp and differ between subjects. Deep grey matter keeps its in-between
+    The atlas is the mean of 152 brains, so its cortex is blurred. Where it is undecided, correlated noise decides, and
+    a power sharpens the result: folds become crisp and differ between subjects. Deep grey matter keeps its in-between
     values, which are real (thalamus and pallidum hold many myelinated fibres).
     """
     x, y, z = position

@@ -1,6 +1,7 @@
 """Phantom DICOM: a volume as a series with plausible headers, and with a patient in them, to test what happens to both.
 
-Everything is invented, and UIDs follow from the patient's ID and the numbers given, so that the same call writes the same files.
+Everything is invented, and UIDs follow from the patient's ID and the numbers given, so that the same call writes the
+same files.
 """
 
 from collections.abc import Mapping

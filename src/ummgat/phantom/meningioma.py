@@ -1,4 +1,6 @@
-"""Another tumour for the phantom: a meningioma, which grows from the dura and pushes the brain instead of growing into it."""
+"""Another tumour for the phantom: a meningioma, which grows from the dura and pushes the brain instead of growing into
+it.
+"""
 
 import numpy as np
 
@@ -6,17 +8,17 @@ from ummgat.phantom.anatomy import Mass, Shape
 from ummgat.phantom.signal import Tissue
 from ummgat.phantom.tumour import TumourPlan
 
-# Like grey matter before contrast agent, cellular, rich in blood, without a barrier to hold the agent back. Typical values, not
-# measured: about isointense in T1 and T2 and bright in perfusion, as in the radiology literature (e.g. Watts 2014, Insights
-# Imaging 5:113).
+# Like grey matter before contrast agent, cellular, rich in blood, without a barrier to hold the agent back. Typical
+# values, not measured: about isointense in T1 and T2 and bright in perfusion, as in the radiology literature (e.g.
+# Watts 2014, Insights Imaging 5:113).
 TISSUE = Tissue(0.84, 1420, 112, 68, 0.90, 0.12, 160, uptake=2.0)
 
 
 def plan_meningioma(shape: Shape, rng: np.random.Generator) -> TumourPlan:
     """Draw size and place: on the convexity or, one in three, on one side of the falx, cut off by the dura.
 
-    Tumours of 5–60 mL with a smooth outline; oedema around two in three; a little necrosis in one of five. Source: ours; what
-    it is to look like as in LaBella et al. 2024 (doi 10.1038/s41597-024-03350-9), numbers are not measured.
+    Tumours of 5–60 mL with a smooth outline; oedema around two in three; a little necrosis in one of five. Source:
+    ours; what it is to look like as in LaBella et al. 2024 (doi 10.1038/s41597-024-03350-9), numbers are not measured.
     """
     core = float(np.clip(np.exp(rng.normal(np.log(20), 0.6)), 5, 60))
     core_share = float(rng.uniform(0.35, 0.75)) if rng.random() < 2 / 3 else 1.0

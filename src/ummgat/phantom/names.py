@@ -1,4 +1,6 @@
-"""How a phantom's files are named and its labels numbered, as real datasets do it. The subject's name always says Phantom."""
+"""How a phantom's files are named and its labels numbered, as real datasets do it. The subject's name always says
+Phantom.
+"""
 
 from typing import Literal
 
@@ -30,7 +32,9 @@ def folder_name(subject: str, layout: Layout) -> str:
 
 
 def file_name(subject: str, sequence: str, layout: Layout, center: str | None = None) -> str:
-    """Name of an image (or, with sequence `seg`, of the annotation) in `layout`; `center`: as that center would have scanned it."""
+    """Name of an image (or, with sequence `seg`, of the annotation) in `layout`; `center`: as that center would have
+    scanned it.
+    """
     suffix = "" if center is None else f"_as_{center}"
     if layout == "brats2023":
         return f"{subject}-{_NAMES_2023.get(sequence, sequence)}{suffix}.nii.gz"

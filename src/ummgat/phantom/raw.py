@@ -1,7 +1,7 @@
 """The phantom as a scanner hands it over: a whole head, each sequence on a grid of its own, in thick oblique slices.
 
-The brain is the one of `subject`; around it lie fluid, skull, scalp, a neck, and an oil capsule on the right temple, as is
-taped there to tell right from left. The patient moves between sequences by a known rigid transform.
+The brain is the one of `subject`; around it lie fluid, skull, scalp, a neck, and an oil capsule on the right temple, as
+is taped there to tell right from left. The patient moves between sequences by a known rigid transform.
 """
 
 import math
@@ -23,7 +23,8 @@ from ummgat.phantom.subject import Body, ideal_image
 _MARGIN_MM = 30.0  # around the brain: skull, scalp and some air
 _BELOW_MM = 45.0  # the neck
 _FAT = Tissue(0.90, 300, 70, 30, 0.05, 0.0, 2)
-# Typical values at 3 T, not measured: cortical bone gives next to nothing, marrow is part fat, muscle as in Stanisz 2005.
+# Typical values at 3 T, not measured: cortical bone gives next to nothing, marrow is part fat, muscle as in Stanisz
+# 2005.
 _HEAD = {
     1: TISSUE_TABLE["csf"],
     2: Tissue(0.06, 400, 2, 0.8, 0.1, 0.0, 1),
@@ -194,7 +195,9 @@ def scan_raw(
 
 
 def random_rigid(rng: np.random.Generator, rotation_deg: float, shift_mm: float, center: Array) -> NDArray[np.float64]:
-    """Draw a rigid (4, 4) transform: a turn of at most `rotation_deg` about any axis through `center`, then a shift of at most `shift_mm`."""
+    """Draw a rigid (4, 4) transform: a turn of at most `rotation_deg` about any axis through `center`, then a shift of
+    at most `shift_mm`.
+    """
     axis, way = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
     out = np.eye(4)
     out[:3, :3] = Rotation.from_rotvec(np.deg2rad(rng.uniform(0, rotation_deg)) * axis).as_matrix()

@@ -27,12 +27,12 @@ class Tissue:
     """How much contrast agent it takes up: added relaxation rate 1/T1 in 1/s, in t1ce only."""
 
 
-# Healthy tissue at 3 T, rounded: T1, T2 of wm and gm Wansapura 1999 (JMRI 9:531; wm 832/80, gm 1331/110) and Stanisz 2005
-# (MRM 54:507; T2 69 and 99, blood 1932/275); csf T1 Lin 2001 (MRM 45:893; 4163); T2* Peters 2007 (MRI 25:748); proton
-# density Gelman 2001 (MRM 45:71); ADC Helenius 2002 (AJNR 23:194); CBF Alsop 2015 (MRM 73:102). Deep grey lies between wm
-# and gm, with T2 and T2* shortened by iron. Tumour values are typical, not measured: T1 and T2 of solid tumour and of
-# oedema about as in Badve 2017 (AJNR 38:89), ADC of glioblastoma as is usual in the DWI literature, uptake so that T1 falls
-# to 400–600 ms some minutes after a single dose.
+# Healthy tissue at 3 T, rounded: T1, T2 of wm and gm Wansapura 1999 (JMRI 9:531; wm 832/80, gm 1331/110) and Stanisz
+# 2005 (MRM 54:507; T2 69 and 99, blood 1932/275); csf T1 Lin 2001 (MRM 45:893; 4163); T2* Peters 2007 (MRI 25:748);
+# proton density Gelman 2001 (MRM 45:71); ADC Helenius 2002 (AJNR 23:194); CBF Alsop 2015 (MRM 73:102). Deep grey lies
+# between wm and gm, with T2 and T2* shortened by iron. Tumour values are typical, not measured: T1 and T2 of solid
+# tumour and of oedema about as in Badve 2017 (AJNR 38:89), ADC of glioblastoma as is usual in the DWI literature,
+# uptake so that T1 falls to 400–600 ms some minutes after a single dose.
 TISSUE_TABLE = {
     "wm": Tissue(0.70, 840, 74, 50, 0.70, 0.60, 22),
     "gm": Tissue(0.82, 1350, 100, 62, 0.85, 0.12, 60),
@@ -75,9 +75,9 @@ PROTOCOLS = {
 def signal(tissue: Tissue, protocol: Protocol) -> float:
     """Signal of a pure voxel of `tissue`, relative to fully relaxed water.
 
-    Source: the standard equations, e.g. Bernstein, King & Zhou, Handbook of MRI Pulse Sequences (2004): spoiled gradient
-    echo; spin echo; inversion recovery, magnitude; powder-averaged diffusion of an axially symmetric tensor; pulsed ASL
-    difference (Buxton 1998), from which the labelled blood's decay and inflow are kept.
+    Source: the standard equations, e.g. Bernstein, King & Zhou, Handbook of MRI Pulse Sequences (2004): spoiled
+    gradient echo; spin echo; inversion recovery, magnitude; powder-averaged diffusion of an axially symmetric tensor;
+    pulsed ASL difference (Buxton 1998), from which the labelled blood's decay and inflow are kept.
     """
     rate = 1000 / tissue.t1 + (tissue.uptake if protocol.contrast else 0.0)
     t1 = 1000 / rate

@@ -166,7 +166,9 @@ def _core_level(anatomy: Anatomy, plan: TumourPlan, rng: np.random.Generator) ->
 
 
 def _arrival(anatomy: Anatomy, core: NDArray[np.bool_], rng: np.random.Generator) -> Field:
-    """When oedema starting from the core reaches each voxel: fast in white matter, slow in grey, never through fluid."""
+    """When oedema starting from the core reaches each voxel: fast in white matter, slow in grey, never through
+    fluid.
+    """
     unit = anatomy.frame.unit_mm
     step = max(1, round(_GROWTH_MM / unit))
     low = [max(0, int(i.min()) - round(_SPREAD_MM / unit)) // step * step for i in np.nonzero(core)]

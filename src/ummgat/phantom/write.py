@@ -77,13 +77,15 @@ class PhantomConfig(BaseModel):
         stray = sorted({c for d in (*counts, self.sequences, self.layouts) for c in d} - set(centers))
         if stray or set(self.sequences) != set(centers) or not centers:
             raise ValueError(
-                f"Centers do not agree: phantom config. Found sequences for {sorted(self.sequences)}, counts for {centers}"
-                f"{' and for ' + ', '.join(stray) if stray else ''}; expected the same centers. Name each in n_subjects and sequences."
+                f"Centers do not agree: phantom config. Found sequences for {sorted(self.sequences)}, counts for "
+                f"{centers}{' and for ' + ', '.join(stray) if stray else ''}; expected the same centers. Name each in "
+                f"n_subjects and sequences."
             )
         for center, names in self.sequences.items():
             if not names or len(set(names)) != len(names):
                 raise ValueError(
-                    f"Bad sequences: phantom center {center}. Found {list(names)}; expected distinct names, at least one. Correct them."
+                    f"Bad sequences: phantom center {center}. Found {list(names)}; expected distinct names, at least "
+                    f"one. Correct them."
                 )
             for name in names:
                 check_sequence(name, f"phantom center {center}")
@@ -94,16 +96,18 @@ class PhantomConfig(BaseModel):
         bad = [c for c in centers if not c or not c.replace("-", "").isalnum()]
         if bad:
             raise ValueError(
-                f"Bad center name: phantom config. Found {bad}; expected letters, digits and '-', as it becomes part of folder names. "
-                "Rename the center."
+                f"Bad center name: phantom config. Found {bad}; expected letters, digits and '-', as it becomes part "
+                f"of folder names. Rename the center."
             )
         if self.raw and self.grid != "brats":
             raise ValueError(
-                f"Miniatures have no heads: phantom config. Found raw with grid {self.grid}; expected the grid brats. Change one."
+                f"Miniatures have no heads: phantom config. Found raw with grid {self.grid}; expected the grid brats. "
+                f"Change one."
             )
         if self.grid == "brats" and not 0.5 <= self.spacing_mm <= 6:
             raise ValueError(
-                f"Bad voxel size: phantom config. Found {self.spacing_mm} mm; expected 0.5 to 6 on the BraTS grid. Change spacing_mm."
+                f"Bad voxel size: phantom config. Found {self.spacing_mm} mm; expected 0.5 to 6 on the BraTS grid. "
+                f"Change spacing_mm."
             )
         return self
 
@@ -188,9 +192,10 @@ def plan_cohort(config: PhantomConfig) -> list[Member]:
 def write_phantom(out: Path, config: PhantomConfig, overwrite: bool = False) -> Path:
     """Write a cohort.
 
-    `out/studies/<subject>/` (with `layouts`: `out/studies/<center>/<subject>/`) holds what the hospital has, in its layout; `out/truth/<subject>/` every sequence of every
-    subject in its own center's contrast, also those never scanned, and the annotation; `out/split.json` the split and
-    the strict draw; `out/centers.csv` subject and center; `out/phantom.json` the settings.
+    `out/studies/<subject>/` (with `layouts`: `out/studies/<center>/<subject>/`) holds what the hospital has, in its
+    layout; `out/truth/<subject>/` every sequence of every subject in its own center's contrast, also those never
+    scanned, and the annotation; `out/split.json` the split and the strict draw; `out/centers.csv` subject and center;
+    `out/phantom.json` the settings.
 
     Parameters
     ----------
@@ -283,7 +288,8 @@ def _split(members: list[Member]) -> dict[str, object]:
     """Write down the split in the form `ummgat draw` reads."""
     parts = {part: [m.name for m in members if m.part == part] for part in ("train", "selection", "test")}
     return {
-        "note": "Phantom cohort. selection: may be used, disclosed, to choose checkpoints and settings. test: looked at only for reported numbers.",
+        "note": "Phantom cohort. selection: may be used, disclosed, to choose checkpoints and settings. test: looked "
+        "at only for reported numbers.",
         "center": {m.name: m.center for m in members},
         **parts,
         "one_sequence_per_patient": {m.name: m.chosen for m in members if m.part == "train"},

@@ -71,8 +71,9 @@ def find_brain(
             return Brain(stripped[name], images[name][1], name, f"{name} came stripped", stripped)
     if not t1:
         raise ValueError(
-            f"No way to strip the skull: {subject}. Found {', '.join(images)} with their skulls on; expected a T1 for deepbet, a "
-            "brain mask, or stripped images. Give a mask (--brain-mask), add the T1, or strip them with HD-BET or SynthStrip."
+            f"No way to strip the skull: {subject}. Found {', '.join(images)} with their skulls on; expected a T1 for "
+            f"deepbet, a brain mask, or stripped images. Give a mask (--brain-mask), add the T1, or strip them with "
+            f"HD-BET or SynthStrip."
         )
     data, grid = images[t1[0]]
     return Brain(deepbet_mask(data, grid, str(files[t1[0]])), grid, t1[0], f"deepbet on {t1[0]}", stripped)

@@ -37,7 +37,8 @@ def assign_centers(subjects: Sequence[str], settings: PrepareSettings) -> tuple[
     for subject in subjects:
         if subject not in told:
             problems[subject] = (
-                f"Subject has no center: {subject}. Found none in {where}; expected one. Add it, or correct the pattern."
+                f"Subject has no center: {subject}. Found none in {where}; expected one. Add it, or correct the "
+                f"pattern."
             )
             continue
         try:
@@ -70,7 +71,8 @@ def read_centers(path: Path) -> dict[str, str]:
             columns = reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
-            f"Centers file is not CSV: {path}. Found {error}; expected UTF-8 text with the columns subject,center. Export it again."
+            f"Centers file is not CSV: {path}. Found {error}; expected UTF-8 text with the columns subject,center. "
+            f"Export it again."
         ) from error
     if "subject" not in columns or "center" not in columns:
         raise ValueError(
@@ -82,7 +84,7 @@ def read_centers(path: Path) -> dict[str, str]:
         subject, center = (row["subject"] or "").strip(), (row["center"] or "").strip()
         if told.setdefault(subject, center) != center:
             raise ValueError(
-                f"Subject has two centers: {path}, line {number}. Found {center} for {subject}; expected {told[subject]} "
-                "as before. Remove one line."
+                f"Subject has two centers: {path}, line {number}. Found {center} for {subject}; expected "
+                f"{told[subject]} as before. Remove one line."
             )
     return {subject: center for subject, center in told.items() if subject and center}

@@ -59,8 +59,8 @@ def prepare_cohort(
 ) -> PrepareReport:
     """Prepare every study below `source` into `out`.
 
-    Studies whose inputs and settings are unchanged are left alone, so an interrupted run goes on where it stopped. A bad
-    study is reported and the rest is done. Several sources may go into one `out`, one call each.
+    Studies whose inputs and settings are unchanged are left alone, so an interrupted run goes on where it stopped. A
+    bad study is reported and the rest is done. Several sources may go into one `out`, one call each.
 
     Parameters
     ----------
@@ -93,7 +93,8 @@ def prepare_cohort(
     source, out = Path(source), Path(out)
     if out.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(out.resolve()):
         raise ValueError(
-            f"Output and source overlap: {out}. Found {source} as source; expected separate folders. Choose another output."
+            f"Output and source overlap: {out}. Found {source} as source; expected separate folders. Choose another "
+            f"output."
         )
     raws, layout = found or find_studies(source, settings.layout)
     report = PrepareReport(layout=layout)
@@ -188,7 +189,9 @@ def _studies_in(out: Path, may_be_broken: Iterable[str]) -> list[Study]:
 
 
 def _check_others(out: Path, planned: Sequence[PlannedStudy], report: PrepareReport) -> None:
-    """Refuse to mix: studies in `out` that this call does not replace must have been prepared with the same settings."""
+    """Refuse to mix: studies in `out` that this call does not replace must have been prepared with the same
+    settings.
+    """
     ours = {plan.raw.subject for plan in planned} | set(report.failed)
     marks = {plan.fingerprint.partition("-")[0] for plan in planned}
     foreign = [
@@ -199,7 +202,8 @@ def _check_others(out: Path, planned: Sequence[PlannedStudy], report: PrepareRep
     if foreign:
         raise FileExistsError(
             f"Output holds studies prepared with other settings: {out}. Found {', '.join(foreign[:5])}"
-            f"{' …' if len(foreign) > 5 else ''}; expected one spacing and scaling per cohort. Choose another output folder."
+            f"{' …' if len(foreign) > 5 else ''}; expected one spacing and scaling per cohort. Choose another output "
+            f"folder."
         )
 
 

@@ -1,7 +1,8 @@
-"""The two networks of deepbet (Fisch et al. 2024, MIT licence), which find the brain in a T1: their shape, and how they are asked.
+"""The two networks of deepbet (Fisch et al. 2024, MIT licence), which find the brain in a T1: their shape, and how they
+are asked.
 
-The weights are deepbet's own, of which this package carries a copy. Its package is not needed: that brings a graphical toolkit, pandas
-and LGPL code for what ten lines of scipy do. A test compares the two where both are installed.
+The weights are deepbet's own, of which this package carries a copy. Its package is not needed: that brings a graphical
+toolkit, pandas and LGPL code for what ten lines of scipy do. A test compares the two where both are installed.
 """
 
 import numpy as np
@@ -18,7 +19,8 @@ from ummgat.core.volume import Array
 FORMAT = "ummgat-deepbet-1"
 
 _COARSE, _FINE = (128, 128, 128), (256, 256, 256)
-"""Voxels to which the whole image, and then the box around its brain, is stretched: nearest neighbours, as in training."""
+"""Voxels to which the whole image, and then the box around its brain, is stretched: nearest neighbours, as in
+training."""
 _MARGIN = 0.1
 """Of the box's size, on each side."""
 _EMPTY = 0.02
@@ -69,8 +71,8 @@ def _up(n_in: int, n_out: int, stride: int) -> nn.Sequential:
 class LinkNet(nn.Module):
     """Residual encoder, decoder of bottlenecks, skips that are added (Chaurasia & Culurciello 2017) in 3-D.
 
-    Takes (n, 1, x, y, z) with sides that divide by 32, mean 0.449 and standard deviation 0.226; gives probabilities (n, 2, x, y, z)
-    of background and brain. Names of parameters are deepbet's.
+    Takes (n, 1, x, y, z) with sides that divide by 32, mean 0.449 and standard deviation 0.226; gives probabilities (n,
+    2, x, y, z) of background and brain. Names of parameters are deepbet's.
     """
 
     def __init__(self) -> None:
@@ -98,7 +100,9 @@ class LinkNet(nn.Module):
 
 
 def _networks() -> tuple[LinkNet, LinkNet]:
-    """The one that finds the box, and the one that looks inside; on the CPU, whose masks do not depend on the machine's GPU."""
+    """The one that finds the box, and the one that looks inside; on the CPU, whose masks do not depend on the machine's
+    GPU.
+    """
     tensors, _ = load_finite(given_or_bundled(None, BUNDLED_STRIP), FORMAT)
     found = LinkNet(), LinkNet()
     for network, name in zip(found, ("box", "brain"), strict=True):

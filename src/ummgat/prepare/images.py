@@ -103,8 +103,8 @@ def prepare_images(
         found = f"{' × '.join(map(str, target.shape))} voxels of {spacing_mm:g} mm"
         where = _where(next(iter(images)), images, labels)
         problem = (
-            f"Study would take too much memory: {where}. Found {found}; expected at most {MOST_VOXELS:.0e}. Prepare at a larger "
-            "--spacing, or crop the images."
+            f"Study would take too much memory: {where}. Found {found}; expected at most {MOST_VOXELS:.0e}. Prepare at "
+            f"a larger --spacing, or crop the images."
         )
         raise StudyError(subject, [problem])
 
@@ -144,8 +144,9 @@ def prepare_images(
         share = float((prepared_labels[brain] > 0).mean())
         if share > _MOST_LESION:
             problem = (
-                f"Annotation is no lesion: {_where('labels', images, labels)}. Found it in {share:.0%} of the brain; expected at most "
-                f"{_MOST_LESION:.0%}. It is probably a brain mask: move it away, or call it brain_mask.nii.gz."
+                f"Annotation is no lesion: {_where('labels', images, labels)}. Found it in {share:.0%} of the brain; "
+                f"expected at most {_MOST_LESION:.0%}. It is probably a brain mask: move it away, or call it "
+                f"brain_mask.nii.gz."
             )
             raise StudyError(subject, [problem])
     record_of_study = StudyRecord(
@@ -193,8 +194,8 @@ def grid_problems(subject: str, grids: Mapping[str, tuple[str | Path, Grid]]) ->
         if not grid.matches(first):
             found.append(
                 f"{names[0]} and {name} of subject {subject} are on different grids: {where}. Found {_describe(grid)}; "
-                f"expected {_describe(first)} like {first_where}. Register and resample the study to one grid first, or "
-                f"remove the file to treat {name} as missing."
+                f"expected {_describe(first)} like {first_where}. Register and resample the study to one grid first, "
+                f"or remove the file to treat {name} as missing."
             )
     return found
 
@@ -264,8 +265,8 @@ def _cut(labels: NDArray[np.uint8] | None) -> list[str]:
         for end, area in zip(ends, (areas[shown[0]], areas[shown[-1]]), strict=True):
             if area > _STRAIGHT * areas.max() and area >= _LEAST_PLANES**2:
                 text = (
-                    f"The annotated lesion has a straight edge at the {end}: its last plane there shows {area / areas.max():.0%} of the "
-                    "largest cross-section. Check the annotation."
+                    f"The annotated lesion has a straight edge at the {end}: its last plane there shows "
+                    f"{area / areas.max():.0%} of the largest cross-section. Check the annotation."
                 )
                 return [text]
     return []

@@ -50,12 +50,13 @@ def translate(
         shown = ", ".join(f"{v:g}" for v in unknown[:8]) + (" …" if len(unknown) > 8 else "")
         if unknown == [4] and table.get(3) == "ET":
             raise ValueError(
-                f"Label 4 is not clear: {where}. Found {', '.join(f'{v:g}' for v in values)}; expected 0 and {known}: 4 is enhancing "
-                "tumour in BraTS to 2020, and the cavity in annotations after treatment. Say `ummgat prepare --label-numbers brats2018` "
-                "if it is enhancing tumour; renumber the file if it is a cavity."
+                f"Label 4 is not clear: {where}. Found {', '.join(f'{v:g}' for v in values)}; expected 0 and {known}: "
+                f"4 is enhancing tumour in BraTS to 2020, and the cavity in annotations after treatment. Say `ummgat "
+                f"prepare --label-numbers brats2018` if it is enhancing tumour; renumber the file if it is a cavity."
             )
         raise ValueError(
-            f"Unknown label: {where}. Found {shown}; expected 0 and {known}. Choose the right --layout, or renumber the file."
+            f"Unknown label: {where}. Found {shown}; expected 0 and {known}. Choose the right --layout, or renumber "
+            f"the file."
         )
     if regions == "unsaid":
         if values == [1]:
@@ -102,7 +103,9 @@ def resample_labels(labels: NDArray[np.uint8], source: Grid, target: Grid) -> ND
 
 
 def _with_surroundings(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Let each voxel of the indicator of `mask` say 1 % what its 3 × 3 × 3 neighbourhood says: enough to settle ties."""
+    """Let each voxel of the indicator of `mask` say 1 % what its 3 × 3 × 3 neighbourhood says: enough to settle
+    ties.
+    """
     value = mask.astype(np.float32)
     (found,) = ndimage.find_objects(mask.astype(np.uint8))
     box = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in found)

@@ -1,7 +1,7 @@
 """From the images of one subject as scanned to brains on one grid: every step of SPEC's preprocessing, in order.
 
-reorient → N4 (optional) → register to one sequence → that to a template → one linear interpolation to 1 mm → strip and crop
-to the common grid. Transforms are multiplied, never applied one after the other.
+reorient → N4 (optional) → register to one sequence → that to a template → one linear interpolation to 1 mm → strip and
+crop to the common grid. Transforms are multiplied, never applied one after the other.
 """
 
 from collections.abc import Mapping
@@ -222,7 +222,8 @@ def _findings(aligned: Aligned, brain: Brain) -> list[str]:
     """Remarks, with numbers."""
     found = [
         f"Registration of {name if name != _TEMPLATE else aligned.reference} to "
-        f"{aligned.reference if name != _TEMPLATE else 'the template'} may have failed: {registration.problem}. Look at it."
+        f"{aligned.reference if name != _TEMPLATE else 'the template'} may have failed: {registration.problem}. Look "
+        f"at it."
         for name, registration in aligned.registrations.items()
         if registration.problem is not None
     ]
@@ -248,7 +249,7 @@ def _cut_off(brain: Brain) -> list[str]:
             share = float(area) / float(areas.max())
             if share > _CUT:
                 found.append(
-                    f"{brain.owner} ends within the brain at the {name}: its last plane there shows {share:.0%} of the largest cross-section. "
-                    "The mask ends with it."
+                    f"{brain.owner} ends within the brain at the {name}: its last plane there shows {share:.0%} of the "
+                    f"largest cross-section. The mask ends with it."
                 )
     return found

@@ -63,8 +63,8 @@ def _mask_file(raw: RawStudy, name: str | None) -> Path | None:
     path = next(iter(raw.images.values())).parent / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"Brain mask is missing: {path}. Found no file; expected the mask that --brain-mask names in every study. Add it, or "
-            "prepare this study without the option."
+            f"Brain mask is missing: {path}. Found no file; expected the mask that --brain-mask names in every study. "
+            f"Add it, or prepare this study without the option."
         )
     return path
 

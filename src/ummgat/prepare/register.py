@@ -75,7 +75,8 @@ def register_rigid(
     seed: int = 0,
     same_brain: bool = True,
 ) -> Registration:
-    """Find the rigid transform that brings `moving` onto `fixed`; any two sequences, any grids, starts of 15° and 20 mm and more.
+    """Find the rigid transform that brings `moving` onto `fixed`; any two sequences, any grids, starts of 15° and 20 mm
+    and more.
 
     Starts at the headers, at the middles of both masks, and at both tilted; a coarse search with Mattes mutual
     information chooses, three finer levels refine. Of the two the one with thicker slices gives the points at which the
@@ -108,7 +109,8 @@ def register_rigid(
     for name, mask in zip(("fixed", "moving"), masks, strict=True):
         if not mask.any():
             raise ValueError(
-                f"Nothing to register: the {name} image. Found no head in it; expected one. Look at the image, or leave it out."
+                f"Nothing to register: the {name} image. Found no head in it; expected one. Look at the image, or "
+                f"leave it out."
             )
     thicker = max(moving[1].spacing_mm) > 1.2 * max(fixed[1].spacing_mm)
     # Where one brain only is known, the points must come from it: a whole head around a stripped brain says nothing.
@@ -151,7 +153,9 @@ def register_subject(
 
 
 def choose_reference(images: Mapping[str, Image]) -> str:
-    """The sequence to which the others are registered: t1ce, else t1, else the one with the smallest largest voxel side."""
+    """The sequence to which the others are registered: t1ce, else t1, else the one with the smallest largest voxel
+    side.
+    """
     for name in ("t1ce", "t1"):
         if name in images:
             return name

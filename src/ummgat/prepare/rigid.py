@@ -45,8 +45,8 @@ def require_rigid(matrix: Matrix, where: str) -> Matrix:
     turn = np.asarray(matrix, float)[:3, :3] if np.shape(matrix) == (4, 4) else np.zeros((3, 3))
     if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) or np.linalg.det(turn) < 0:
         raise ValueError(
-            f"Transform is not rigid: {where}. Found {np.round(matrix, 4).tolist()}; expected a (4, 4) matrix of a rotation "
-            "without mirroring and a shift. Give such a transform."
+            f"Transform is not rigid: {where}. Found {np.round(matrix, 4).tolist()}; expected a (4, 4) matrix of a "
+            f"rotation without mirroring and a shift. Give such a transform."
         )
     return np.asarray(matrix, float)
 

@@ -150,7 +150,9 @@ class Search:
         return max(shares)
 
     def _starts(self) -> list[Matrix]:
-        """Headers believed, middles laid upon each other, and half of that; each straight and tilted about each axis."""
+        """Headers believed, middles laid upon each other, and half of that; each straight and tilted about each
+        axis.
+        """
         turns = [np.zeros(3), *(sign * _TILT_DEG * np.eye(3)[axis] for axis in range(3) for sign in (-1, 1))]
         apart = self.moving.center - self.fixed.center
         return [self._start(turn, share * apart) for share in (0.0, 0.5, 1.0) for turn in turns]

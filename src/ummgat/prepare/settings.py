@@ -61,7 +61,8 @@ class PrepareSettings(BaseModel):
     def _valid(self) -> "PrepareSettings":
         if self.layout != "auto" and self.layout not in LAYOUTS:
             raise ValueError(
-                f"Unknown layout: --layout. Found {self.layout!r}; expected auto, {', '.join(LAYOUTS)}. Choose one of these."
+                f"Unknown layout: --layout. Found {self.layout!r}; expected auto, {', '.join(LAYOUTS)}. Choose one of "
+                f"these."
             )
         if not all(0 < side < 10_000 for side in self.crop_mm):
             raise ValueError(
@@ -70,8 +71,8 @@ class PrepareSettings(BaseModel):
         only_raw = [name for name in ("template", "reference", "brain_mask", "n4") if getattr(self, name)]
         if only_raw and not self.raw:
             raise ValueError(
-                f"Setting needs --raw: {', '.join('--' + name.replace('_', '-') for name in only_raw)}. Found it without; expected it "
-                "with --raw, which registers and strips. Add --raw, or leave it out."
+                f"Setting needs --raw: {', '.join('--' + name.replace('_', '-') for name in only_raw)}. Found it "
+                f"without; expected it with --raw, which registers and strips. Add --raw, or leave it out."
             )
         given = [name for name in ("center", "centers", "center_pattern") if getattr(self, name) is not None]
         if len(given) != 1:
@@ -91,7 +92,7 @@ class PrepareSettings(BaseModel):
                 ) from error
             if groups < 1:
                 raise ValueError(
-                    f"Center pattern has no group: --center-pattern. Found {self.center_pattern!r}; expected one pair of "
-                    "parentheses around the center. Add it."
+                    f"Center pattern has no group: --center-pattern. Found {self.center_pattern!r}; expected one pair "
+                    f"of parentheses around the center. Add it."
                 )
         return self

@@ -29,8 +29,8 @@ class Stripped:
 def is_stripped(data: Array, grid: Grid) -> Stripped:
     """Tell a stripped brain from a head, by the image alone.
 
-    A stripped image is exactly constant around the brain, the brain fills a part of the field of view as brains do, and its
-    outermost layer is not a bright rim of fat. In doubt it is a head, since then somebody looks.
+    A stripped image is exactly constant around the brain, the brain fills a part of the field of view as brains do, and
+    its outermost layer is not a bright rim of fat. In doubt it is a head, since then somebody looks.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def check_mask(mask: Array, grid: Grid, where: str) -> NDArray[np.bool_]:
     inside = np.asarray(mask) != 0
     if inside.shape != grid.shape or not inside.any():
         raise ValueError(
-            f"Brain mask does not fit: {where}. Found {int(inside.sum())} voxels of shape {inside.shape}; expected some, on the "
-            f"image's grid of {grid.shape}. Give the mask of this image."
+            f"Brain mask does not fit: {where}. Found {int(inside.sum())} voxels of shape {inside.shape}; expected "
+            f"some, on the image's grid of {grid.shape}. Give the mask of this image."
         )
     return inside
 
@@ -115,5 +115,6 @@ def deepbet_mask(data: Array, grid: Grid, where: str) -> NDArray[np.bool_]:
         return check_mask(brain_of(data), grid, where)
     except ValueError as error:
         raise ValueError(
-            f"No brain found: {where}. Found {error}; expected a T1 of a whole head. Look at the image, or give a brain mask."
+            f"No brain found: {where}. Found {error}; expected a T1 of a whole head. Look at the image, or give a "
+            f"brain mask."
         ) from error

@@ -17,7 +17,8 @@ Status = Literal["new", "changed", "up to date", "overwrite"]
 def fingerprint(raw: RawStudy, layout: str, settings: PrepareSettings) -> str:
     """`<settings>-<inputs>`: two hashes that change with the settings that act on voxels, and with the input files.
 
-    Inputs count by name, size and modification time, so that a check reads no voxels and moving the folder changes nothing.
+    Inputs count by name, size and modification time, so that a check reads no voxels and moving the folder changes
+    nothing.
     """
     how: list[object] = [_ALGORITHM, settings.spacing_mm, settings.crop_mm]
     if settings.raw:  # not otherwise, so that studies prepared before this existed stay up to date
@@ -74,7 +75,7 @@ def status(folder: Path, mark: str, center: str, overwrite: bool) -> Status:
     extra = sorted(path.name for path in folder.iterdir() if path.name not in written | {"study.json"})
     if extra:
         raise FileExistsError(
-            f"Inputs changed, but the output has files of its own: {folder}. Found {', '.join(extra)}; expected only what "
-            "`ummgat prepare` writes. Move them away, or pass --overwrite to remove them."
+            f"Inputs changed, but the output has files of its own: {folder}. Found {', '.join(extra)}; expected only "
+            f"what `ummgat prepare` writes. Move them away, or pass --overwrite to remove them."
         )
     return "changed"

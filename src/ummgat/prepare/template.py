@@ -25,8 +25,8 @@ def load_template(path: Path | None) -> tuple[Array, Grid, Grid]:
     grid : Grid
         Of `data`.
     common : Grid
-        RAS+, 1 mm. With MNI152 240 × 240 × 155 voxels around the middle of the template's brain, as in BraTS; with a template of
-        the user's its own field of view.
+        RAS+, 1 mm. With MNI152 240 × 240 × 155 voxels around the middle of the template's brain, as in BraTS; with a
+        template of the user's its own field of view.
     """
     data, grid = read_volume(template_file("t1") if path is None else Path(path))
     return data, grid, grid.canonical(1.0) if path is not None else _around(data, grid)

@@ -1,7 +1,7 @@
 """Sequence codes and what the shared trunk of the encoder says of slices: real, generated, and lesions only.
 
-Every domain has a head of its own, so codes of different domains lie apart even before training. What was learnt shows in
-the features that all heads share, and only beside an encoder that learnt nothing. That control is collected, too.
+Every domain has a head of its own, so codes of different domains lie apart even before training. What was learnt shows
+in the features that all heads share, and only beside an encoder that learnt nothing. That control is collected, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,8 @@ def collect(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Codes, dict[str, str]]:
-    """Encode slices of every acquired sequence, translated to every other domain, with a trained and an untrained encoder.
+    """Encode slices of every acquired sequence, translated to every other domain, with a trained and an untrained
+    encoder.
 
     Parameters
     ----------
@@ -98,8 +99,8 @@ def collect(
     studies : sequence of Study
         On the model's grid. Sequences that are no domain of the model are left out.
     planes : int
-        Per volume, evenly spaced over those with enough brain (whole images), and over those of them with lesion (lesions).
-        All sequences of a subject share them.
+        Per volume, evenly spaced over those with enough brain (whole images), and over those of them with lesion
+        (lesions). All sequences of a subject share them.
     seed : int
         Of the untrained encoder's weights.
     mode : str, optional
@@ -111,8 +112,9 @@ def collect(
     Returns
     -------
     (Codes, dict)
-        Codes, and subjects that failed, with why. Both encoders see the very same images. Generated slices are rounded as a file would hold them; planes are
-        translated singly, without the blending of neighbours that whole volumes get.
+        Codes, and subjects that failed, with why. Both encoders see the very same images. Generated slices are rounded
+        as a file would hold them; planes are translated singly, without the blending of neighbours that whole volumes
+        get.
 
     Raises
     ------
@@ -127,8 +129,8 @@ def collect(
     for study in studies:
         if not np.allclose(study.grid.spacing_mm, wanted, atol=1e-3):
             raise ValueError(
-                f"Study and model disagree on voxel size: {study.folder}. Found {study.grid.spacing_mm} mm; expected {wanted} "
-                f"mm. Run `ummgat prepare --spacing {wanted}`."
+                f"Study and model disagree on voxel size: {study.folder}. Found {study.grid.spacing_mm} mm; expected "
+                f"{wanted} mm. Run `ummgat prepare --spacing {wanted}`."
             )
     known = {study.subject: study for study in studies if any(_domains(model, study))}
     if not known:

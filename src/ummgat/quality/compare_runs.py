@@ -50,7 +50,8 @@ def compare_runs(
     extractor : Extractor
         For the Fréchet distance within centers; the mean over all directions.
     out : Path
-        Folder: comparison.csv, differences.csv, and a folder per run with its segmentations, which a killed comparison keeps.
+        Folder: comparison.csv, differences.csv, and a folder per run with its segmentations, which a killed comparison
+        keeps.
     settings : mapping
         What the segmentations depend on.
     jobs : int
@@ -67,8 +68,8 @@ def compare_runs(
     Raises
     ------
     FileNotFoundError, ValueError
-        A folder that is no finished run, runs that do not share their domains, or a segmenter that trained on one of the
-        studies.
+        A folder that is no finished run, runs that do not share their domains, or a segmenter that trained on one of
+        the studies.
     """
     require_unseen({"segmenter": segmenter}, studies)
     models = {name: load_model(folder / "model.safetensors") for name, folder in runs.items()}

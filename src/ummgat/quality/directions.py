@@ -82,8 +82,8 @@ def measure(
     Returns
     -------
     Report
-        Rows of each study: subject, center, source, target, substitute, region, mae, ssim, correlation, psnr, n_voxels; and, for region
-        `brain`, flicker_ratio and gradient_ratio against the true volume.
+        Rows of each study: subject, center, source, target, substitute, region, mae, ssim, correlation, psnr, n_voxels;
+        and, for region `brain`, flicker_ratio and gradient_ratio against the true volume.
     """
     order = _Order(model, truths, mode or model.criteria["mode"])
     return each(_study_rows, named(studies, lambda study: study.subject), order, jobs=jobs, progress=progress)
@@ -188,7 +188,9 @@ def _three(summary: Sequence[Row], direction: tuple[str, str, str], metric: str,
 
 
 def direction_table(summary: Sequence[Row], center: str) -> str:
-    """Markdown table of one center: per direction MAE and SSIM in brain, MAE in lesion, correlation; ours / matched / copied."""
+    """Markdown table of one center: per direction MAE and SSIM in brain, MAE in lesion, correlation; ours / matched /
+    copied.
+    """
     lines = [
         "Generated / histogram-matched copy / copy.",
         "",
@@ -222,7 +224,8 @@ QUALITY = (("mae", "MAE", 1), ("ssim", "SSIM", 3), ("psnr", "PSNR", 1), ("correl
 
 
 def quality_table(summary: Sequence[Row]) -> list[dict[str, str]]:
-    """Rows for a report from `medians`: per direction every metric as `generated / matched / copied`, in lesion and rest of the brain.
+    """Rows for a report from `medians`: per direction every metric as `generated / matched / copied`, in lesion and
+    rest of the brain.
 
     `n` counts the subjects whose lesion could be scored; medians over them (lesion) or over all (rest).
     """

@@ -46,9 +46,9 @@ def frechet_distance(a: Features, b: Features) -> float:
 
     Notes
     -----
-    With S_a = AᵀA and S_b = BᵀB, where A is the centered a over (n - 1)^½, the root of S_a S_b has as eigenvalues the singular
-    values of A Bᵀ. Their sum needs no root of a matrix, so covariances of low rank (n < d) do no harm. Biased upwards
-    for few slices: compare only at equal n.
+    With S_a = AᵀA and S_b = BᵀB, where A is the centered a over (n - 1)^½, the root of S_a S_b has as eigenvalues the
+    singular values of A Bᵀ. Their sum needs no root of a matrix, so covariances of low rank (n < d) do no harm. Biased
+    upwards for few slices: compare only at equal n.
 
     Source: Dowson & Landau 1982; Heusel et al. 2017, who take Inception features.
     """
@@ -82,7 +82,9 @@ class Samples:
 
 
 def thinned(sample: Sample, n: int) -> dict[str, Features]:
-    """`n` rows, the same number (or one more) of every subject, evenly spaced over its slices; fewer where it has fewer."""
+    """`n` rows, the same number (or one more) of every subject, evenly spaced over its slices; fewer where it has
+    fewer.
+    """
     out = {}
     for i, (subject, features) in enumerate(sample.items()):
         share = min(len(features), n // len(sample) + (i < n % len(sample)))
@@ -99,7 +101,8 @@ def _stacked(sample: Sample, subjects: Sequence[str] | None = None) -> Features:
 
 
 def halves(sample: Sample) -> list[tuple[dict[str, Features], dict[str, Features]]]:
-    """Splits by subject into two equally large sets, no subject in both: every one, or the first ten; none below four subjects.
+    """Splits by subject into two equally large sets, no subject in both: every one, or the first ten; none below four
+    subjects.
 
     Of an odd number the last ones in turn stay out.
     """
@@ -131,8 +134,9 @@ def redraw(groups: Sequence[Sequence[str]], rng: np.random.Generator) -> list[st
 def interval(value: float, draws: Sequence[float]) -> tuple[float, float]:
     """95 % interval about `value` from bootstrap draws, moved so that their mean is `value`.
 
-    Draws hold some subjects twice, which by itself makes two sets look further apart; that shift is taken out. What stays is
-    how far the value would spread with other subjects, as few as these; it may reach below 0. (nan, nan) without draws.
+    Draws hold some subjects twice, which by itself makes two sets look further apart; that shift is taken out. What
+    stays is how far the value would spread with other subjects, as few as these; it may reach below 0. (nan, nan)
+    without draws.
     """
     if not draws:
         return float("nan"), float("nan")
@@ -175,15 +179,15 @@ def distance_rows(
     Returns
     -------
     list of rows
-        `COLUMNS`. Kind `real`: two domains, each pair once. `floor`: a domain against itself, halves of its subjects; value
-        the mean over splits, low and high their 2.5 and 97.5 percentiles; `n_subjects` per half. `generated` and `generated
-        without LAM`: generated from every source domain against the real target. `n_slices` of each set; `n_subjects` in
-        both sets together.
+        `COLUMNS`. Kind `real`: two domains, each pair once. `floor`: a domain against itself, halves of its subjects;
+        value the mean over splits, low and high their 2.5 and 97.5 percentiles; `n_subjects` per half. `generated` and
+        `generated without LAM`: generated from every source domain against the real target. `n_slices` of each set;
+        `n_subjects` in both sets together.
 
     Notes
     -----
-    A generated image and the real target of the same subject share anatomy, and so do two real sequences of a subject, while
-    the halves of the floor do not: a distance below the floor is possible and no proof of anything.
+    A generated image and the real target of the same subject share anatomy, and so do two real sequences of a subject,
+    while the halves of the floor do not: a distance below the floor is possible and no proof of anything.
     """
     n = n or common_n(samples)
     real = {d: thinned(s, n) for d, s in samples.real.items()}
@@ -242,10 +246,11 @@ class Difference(NamedTuple):
 def mean_difference(
     samples: Samples, model: str, other: str, metric: str, resamples: int = 200, seed: int = 0, n: int | None = None
 ) -> Difference:
-    """Mean over the cells that both models have of the distance of `model` minus that of `other`; below 0: `model` is closer.
+    """Mean over the cells that both models have of the distance of `model` minus that of `other`; below 0: `model` is
+    closer.
 
-    Subjects are what could have been others, so they are redrawn (within those who have the same domains), with all their
-    slices and in all cells at once. Interval (nan, nan) where a group has fewer than three subjects.
+    Subjects are what could have been others, so they are redrawn (within those who have the same domains), with all
+    their slices and in all cells at once. Interval (nan, nan) where a group has fewer than three subjects.
 
     Raises
     ------
@@ -256,7 +261,8 @@ def mean_difference(
     cells = [(s, t) for m, s, t in samples.generated if m == model and (other, s, t) in samples.generated]
     if not cells:
         raise ValueError(
-            f"Models have no cell in common: {model} and {other}. Found none; expected at least 1. Give both the same studies."
+            f"Models have no cell in common: {model} and {other}. Found none; expected at least 1. Give both the same "
+            f"studies."
         )
     real = {d: thinned(s, n) for d, s in samples.real.items()}
     made = {(m, *c): thinned(samples.generated[m, *c], n) for m in (model, other) for c in cells}
@@ -291,11 +297,12 @@ class CellTest(NamedTuple):
 
 
 def cell_test(rows: Sequence[Row], models: Sequence[str], metric: str) -> CellTest:
-    """Friedman over (source, target) cells of real-real and each of `models`, post-hoc by ranks with Bonferroni, Cohen's d.
+    """Friedman over (source, target) cells of real-real and each of `models`, post-hoc by ranks with Bonferroni,
+    Cohen's d.
 
-    It treats cells as independent, as the paper does. They are not: cells of one row come from the same images, cells of one
-    column are compared with the same images, and every cell with the same subjects. Its p is far too small; print it beside
-    `mean_difference`, never alone.
+    It treats cells as independent, as the paper does. They are not: cells of one row come from the same images, cells
+    of one column are compared with the same images, and every cell with the same subjects. Its p is far too small;
+    print it beside `mean_difference`, never alone.
 
     Source: paper, Fig. 4; its d divides by the standard deviation pooled over its three groups.
     """

@@ -50,8 +50,8 @@ def gather(
     studies : sequence of Study
         Their acquired sequences are the real images and the sources. Nobody a model trained on.
     models : mapping of name → TrainedModel
-        As many as are to be compared: trained with and without the lesion-aware module, other backbones. Domains that all
-        of them know count.
+        As many as are to be compared: trained with and without the lesion-aware module, other backbones. Domains that
+        all of them know count.
     extractors : sequence of Extractor
     without_lam : sequence of str
         Names of models trained without the lesion-aware module.
@@ -68,7 +68,8 @@ def gather(
     Returns
     -------
     (list of Samples, dict)
-        One per extractor, standardised by its real slices where the extractor says so; and subjects that failed, with why.
+        One per extractor, standardised by its real slices where the extractor says so; and subjects that failed, with
+        why.
 
     Raises
     ------
@@ -90,8 +91,8 @@ def gather(
                 answers.setdefault(key, {})[subject] = features
     if not extractors or len(real[0]) < 2:
         raise ValueError(
-            f"Too few domains to compare. Found {', '.join(str(d) for r in real[:1] for d in r) or 'none'}; expected at least "
-            "2 that every model knows and a study has. Add studies."
+            f"Too few domains to compare. Found {', '.join(str(d) for r in real[:1] for d in r) or 'none'}; expected "
+            f"at least 2 that every model knows and a study has. Add studies."
         )
     return [
         _samples(e, {d: r[d] for d in domains if d in r}, {k: v for k, v in m.items() if k[2] in r}, without_lam)

@@ -1,10 +1,10 @@
 """False and absent enhancement where a t1ce is generated: what a segmenter believes, and what intensities alone show.
 
-By the segmenter: ET it finds with the substitute and the true other images. It tells what software downstream would do, and
-cannot tell a fault of the image from one of the segmenter; its answer to the true t1ce (method `complete`) stands beside it.
-By intensity: voxels brighter than 95 % of the image's own normal brain. It needs no network and no scale common to two
-images, and cannot tell uptake from anything else that is bright (vessels, blood, a bright T2-like lesion); 5 % of normal
-brain is bright by definition.
+By the segmenter: ET it finds with the substitute and the true other images. It tells what software downstream would do,
+and cannot tell a fault of the image from one of the segmenter; its answer to the true t1ce (method `complete`) stands
+beside it. By intensity: voxels brighter than 95 % of the image's own normal brain. It needs no network and no scale
+common to two images, and cannot tell uptake from anything else that is bright (vessels, blood, a bright T2-like
+lesion); 5 % of normal brain is bright by definition.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,11 +65,12 @@ def by_segmenter(found: Mask, truth: Mask, voxel_ml: float) -> Row:
     Returns
     -------
     row
-        `false_et_ml`, `missed_et_ml`: volume found outside the truth, and of the truth not found. Per subject: `has_et`,
-        `absent` (there, and no piece found), `has_no_et`, `false` (none there, and a piece found). Per piece: `lesions`,
-        `lesions_missed` (touched by no piece found), `pieces`, `pieces_false` (touches no true voxel), all of at least
-        `MIN_ML`. One touching voxel is enough, so an answer that floods the tumour misses nothing and is one piece: read
-        the rates beside the volumes. A truth with less ET than `MIN_ML` but some is neither `has_et` nor `has_no_et`.
+        `false_et_ml`, `missed_et_ml`: volume found outside the truth, and of the truth not found. Per subject:
+        `has_et`, `absent` (there, and no piece found), `has_no_et`, `false` (none there, and a piece found). Per piece:
+        `lesions`, `lesions_missed` (touched by no piece found), `pieces`, `pieces_false` (touches no true voxel), all
+        of at least `MIN_ML`. One touching voxel is enough, so an answer that floods the tumour misses nothing and is
+        one piece: read the rates beside the volumes. A truth with less ET than `MIN_ML` but some is neither `has_et`
+        nor `has_no_et`.
     """
     lesions, answers = pieces(truth, voxel_ml), pieces(found, voxel_ml)
     has_no = not truth.any()
@@ -110,12 +111,12 @@ def by_intensity(image: Volume, true: Volume, labels: Volume, voxel_ml: float) -
     Returns
     -------
     row
-        `et_bright`, `et_bright_true`: share of ET voxels that are bright. `tumour_bright`, `tumour_bright_true`: share of
-        the rest of the tumour that is. `normal_bright`: share of normal brain above the threshold of the TRUE image; far from
-        5 % where the whole image is too bright or too dark. `absent_intensity`: of the ET voxels that are bright in truth,
-        less than half are bright here (`judged_absent`: those voxels make up a piece of `MIN_ML`). `false_intensity`: a piece
-        of `MIN_ML` in the tumour, not touching ET, is bright here and not in truth (`judged_false`: the tumour has that much
-        outside ET). Shares are NaN where there is nothing to share.
+        `et_bright`, `et_bright_true`: share of ET voxels that are bright. `tumour_bright`, `tumour_bright_true`: share
+        of the rest of the tumour that is. `normal_bright`: share of normal brain above the threshold of the TRUE image;
+        far from 5 % where the whole image is too bright or too dark. `absent_intensity`: of the ET voxels that are
+        bright in truth, less than half are bright here (`judged_absent`: those voxels make up a piece of `MIN_ML`).
+        `false_intensity`: a piece of `MIN_ML` in the tumour, not touching ET, is bright here and not in truth
+        (`judged_false`: the tumour has that much outside ET). Shares are NaN where there is nothing to share.
     """
     tumour, et = np.isin(labels, REGIONS["WT"]), np.isin(labels, REGIONS["ET"])
     here, there = bright(image, tumour), bright(true, tumour)
@@ -153,7 +154,8 @@ def measure_enhancement(
     Parameters
     ----------
     models : mapping of name → TrainedModel
-        Side by side, as trained with and without the lesion-aware module. Copied and matched images come from the first.
+        Side by side, as trained with and without the lesion-aware module. Copied and matched images come from the
+        first.
     segmenter : Segmenter
         The plain one, fed with the substitute and the true other images.
     studies : sequence of Study
@@ -165,8 +167,8 @@ def measure_enhancement(
     Returns
     -------
     Report
-        Rows of each study: subject, center, model (empty for the true image and copies), method, source, and what `by_segmenter` and
-        `by_intensity` say.
+        Rows of each study: subject, center, model (empty for the true image and copies), method, source, and what
+        `by_segmenter` and `by_intensity` say.
 
     Raises
     ------
@@ -237,8 +239,8 @@ def enhancement_rates(rows: Sequence[Row]) -> list[Row]:
     Returns
     -------
     list of rows
-        model, method, source, rate, k, n, value, low, high (NaN for n = 0), n_subjects. Intervals of lesions and pieces take
-        those of one subject as independent, which makes them too narrow where one subject has many.
+        model, method, source, rate, k, n, value, low, high (NaN for n = 0), n_subjects. Intervals of lesions and pieces
+        take those of one subject as independent, which makes them too narrow where one subject has many.
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:

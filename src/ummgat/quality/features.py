@@ -71,10 +71,10 @@ class Extractor:
 def segmenter_bottleneck(segmenter: UnetSegmenter) -> Extractor:
     """Mean over the brain of each channel in the deepest stage of our own segmenter's encoder.
 
-    Every channel of the input, of every sequence and neighbouring plane, is given the same slice, (value - 128) / 50 with
-    background 0: nothing depends on the domain. The network was trained on four different sequences at once, so such input
-    is foreign to it; its features tell images apart, and say nothing on how well it would segment them. Its instance norms
-    hide part of a slice's overall brightness.
+    Every channel of the input, of every sequence and neighbouring plane, is given the same slice, (value - 128) / 50
+    with background 0: nothing depends on the domain. The network was trained on four different sequences at once, so
+    such input is foreign to it; its features tell images apart, and say nothing on how well it would segment them. Its
+    instance norms hide part of a slice's overall brightness.
 
     Raises
     ------
@@ -83,8 +83,8 @@ def segmenter_bottleneck(segmenter: UnetSegmenter) -> Extractor:
     """
     if segmenter.config.dimensions != 2:
         raise ValueError(
-            f"Features need a segmenter of planes: {BOTTLENECK}. Found {segmenter.config.dimensions} dimensions; expected 2. "
-            "Give another segmenter, or choose other features."
+            f"Features need a segmenter of planes: {BOTTLENECK}. Found {segmenter.config.dimensions} dimensions; "
+            f"expected 2. Give another segmenter, or choose other features."
         )
     text = "mean over the brain in the deepest stage of the bundled segmenter's encoder (not Inception, not FID)"
     return Extractor(BOTTLENECK, segmenter.config.widths[4], text, True, partial(_bottleneck, segmenter))
@@ -106,7 +106,9 @@ def _bottleneck(segmenter: UnetSegmenter, slices: Slices) -> Tensor:
 
 
 def random_convolutions() -> Extractor:
-    """The features by which checkpoints are chosen, see `ummgat.model.random_features`: chosen by them, a model is flattered by them."""
+    """The features by which checkpoints are chosen, see `ummgat.model.random_features`: chosen by them, a model is
+    flattered by them.
+    """
     net = RandomFeatures()
     n = 2 * sum(conv.out_channels for conv in net.convs if isinstance(conv, torch.nn.Conv2d))
     text = "untrained convolutions with fixed weights (not Inception, not FID)"

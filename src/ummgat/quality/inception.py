@@ -1,8 +1,9 @@
 """Inception-v3 as the Fréchet Inception Distance uses it, up to its 2048 pooled features.
 
-The network of 2015 differs from the later one in three places: average pooling does not count the padding, the last block
-pools by maximum, and its classifier has 1008 outputs. Weights are the user's: nothing is bundled and nothing is downloaded.
-Numerically unverified: nobody who wrote this had the file; shapes, names and counts are checked, features are not.
+The network of 2015 differs from the later one in three places: average pooling does not count the padding, the last
+block pools by maximum, and its classifier has 1008 outputs. Weights are the user's: nothing is bundled and nothing is
+downloaded. Numerically unverified: nobody who wrote this had the file; shapes, names and counts are checked, features
+are not.
 
 Source: Szegedy et al. 2016 (architecture); Heusel et al. 2017 (FID).
 """
@@ -186,7 +187,8 @@ def load_fid_inception(path: Path) -> FidInception:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"Inception weights are missing: {path}. Found no file; expected {WEIGHTS}. Give its path, or use other features."
+            f"Inception weights are missing: {path}. Found no file; expected {WEIGHTS}. Give its path, or use other "
+            f"features."
         )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -207,6 +209,7 @@ def load_fid_inception(path: Path) -> FidInception:
             raise RuntimeError(f"{len(missing)} tensors missing, {len(foreign)} unknown: {[*missing, *foreign][:3]}")
     except Exception as error:  # what is raised depends on where the file is broken
         raise ValueError(
-            f"Inception weights do not fit: {path}. Found {error}; expected the state dict of {WEIGHTS}. Copy the file again."
+            f"Inception weights do not fit: {path}. Found {error}; expected the state dict of {WEIGHTS}. Copy the file "
+            f"again."
         ) from error
     return net.requires_grad_(False).eval()

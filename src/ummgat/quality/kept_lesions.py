@@ -1,8 +1,9 @@
 """Does every lesion survive translation? Segment with the generated image in place of the true one, and count.
 
-Two settings per target and source. `others true`: only the target is generated, as in a study that lacks it; lenient, since
-the other images still show the lesion. `source alone`: all images but the source are generated, as in a study that has
-nothing else; strict. Lesions that the segmenter does not find in the true images are not counted against the generator.
+Two settings per target and source. `others true`: only the target is generated, as in a study that lacks it; lenient,
+since the other images still show the lesion. `source alone`: all images but the source are generated, as in a study
+that has nothing else; strict. Lesions that the segmenter does not find in the true images are not counted against the
+generator.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,8 +62,9 @@ def measure_kept(
     Returns
     -------
     Report
-        Rows of each study: subject, center, model, target, source, setting, lesion (1, 2, … by their place in the volume), lesion_ml,
-        share_true (found in the true images), share_found, vanished (0 or 1; not where share_true is below `LEAST_SHARE`).
+        Rows of each study: subject, center, model, target, source, setting, lesion (1, 2, … by their place in the
+        volume), lesion_ml, share_true (found in the true images), share_found, vanished (0 or 1; not where share_true
+        is below `LEAST_SHARE`).
     """
     return each(
         _study_rows, named(studies, lambda study: study.subject), (models, segmenter), jobs=jobs, progress=progress
@@ -127,8 +129,8 @@ def kept_rates(rows: Sequence[Row]) -> list[Row]:
     Returns
     -------
     list of rows
-        model, target, source, setting, k (vanished), n, value, low, high (Wilson, 95 %; lesions of one subject are taken as
-        independent), median_share (found, over lesions).
+        model, target, source, setting, k (vanished), n, value, low, high (Wilson, 95 %; lesions of one subject are
+        taken as independent), median_share (found, over lesions).
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:

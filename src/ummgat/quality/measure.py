@@ -76,8 +76,8 @@ def measure_images(
     studies : sequence of Study
         On the model's grid, with labels and true images. A segmenter that says it trained on one of them is refused.
     out : Path
-        Folder: directions.csv, distances.csv, features.json, with several models distances_compared.csv, enhancement.csv,
-        enhancement_rates.csv, lesions.csv, lesions_rates.csv, separation.csv and pictures.
+        Folder: directions.csv, distances.csv, features.json, with several models distances_compared.csv,
+        enhancement.csv, enhancement_rates.csv, lesions.csv, lesions_rates.csv, separation.csv and pictures.
     settings : mapping
         What the measures depend on; kept in images.json, and a folder with others is refused.
     extractors : sequence of Extractor
@@ -99,13 +99,14 @@ def measure_images(
     Raises
     ------
     ValueError
-        Unknown parts, a folder of other settings, studies on another grid than the model's, or a segmenter that trained on
-        one of them.
+        Unknown parts, a folder of other settings, studies on another grid than the model's, or a segmenter that trained
+        on one of them.
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown or not parts:
         raise ValueError(
-            f"Unknown part: --parts. Found {', '.join(unknown) or 'none'}; expected some of {', '.join(PARTS)}. Correct it."
+            f"Unknown part: --parts. Found {', '.join(unknown) or 'none'}; expected some of {', '.join(PARTS)}. "
+            f"Correct it."
         )
     model = next(iter(models.values()))
     for study in studies:

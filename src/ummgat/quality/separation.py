@@ -189,8 +189,8 @@ def separation(found: Codes) -> list[dict[str, Any]]:
     Returns
     -------
     list of rows
-        encoder, space, confounded_by_heads, test, and the fields of `Votes`; `silhouette` of the judged rows by the test's label (within
-        a center where the test is; then the mean over centers).
+        encoder, space, confounded_by_heads, test, and the fields of `Votes`; `silhouette` of the judged rows by the
+        test's label (within a center where the test is; then the mean over centers).
     """
     return [row for encoder in ENCODERS for space in SPACES for row in _tests(found, encoder, space)]
 
@@ -205,7 +205,8 @@ def _tests(found: Codes, encoder: str, space: str) -> Iterator[dict[str, Any]]:
             [found.column(name, rows) for rows in at] for name in (test.label, "subject", "target", "source")
         )
         if test.of_one_center:
-            # The mask is the source subject's: a lesion made to look like another center's is judged by its own center's.
+            # The mask is the source subject's: a lesion made to look like another center's is judged by its own
+            # center's.
             own = [
                 np.array([_center(s) == _center(t) for s, t in zip(*pair, strict=True)], bool)
                 for pair in zip(sources, targets, strict=True)

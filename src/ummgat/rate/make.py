@@ -1,4 +1,6 @@
-"""Images for a blinded reading: real and generated ones, treated alike, so that nothing but content tells them apart."""
+"""Images for a blinded reading: real and generated ones, treated alike, so that nothing but content tells them
+apart.
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -68,8 +70,9 @@ def plan(
     """Choose subjects, sequences and planes.
 
     Half of the images is real, and so is half of those of each sequence and center: neither must hint at the answer.
-    Sequences occur equally often, and so do, as far as they have the sequence, centers and subjects. No plane of a subject is shown twice, neither as another sequence nor once real and once
-    generated: whoever sees the same anatomy twice can compare.
+    Sequences occur equally often, and so do, as far as they have the sequence, centers and subjects. No plane of a
+    subject is shown twice, neither as another sequence nor once real and once generated: whoever sees the same anatomy
+    twice can compare.
 
     Parameters
     ----------
@@ -100,9 +103,9 @@ def plan(
     sequences = list(dict.fromkeys(q for subject in sorted(choices) for q in choices[subject]))
     if not sequences:
         raise ValueError(
-            f"No image can be both shown and generated: {len(choices)} subjects. Found no sequence that is acquired and that "
-            "the model can make from another one of the same subject; expected at least one. Choose other subjects, or "
-            "another model."
+            f"No image can be both shown and generated: {len(choices)} subjects. Found no sequence that is acquired "
+            f"and that the model can make from another one of the same subject; expected at least one. Choose other "
+            f"subjects, or another model."
         )
     rng.shuffle(sequences)
     used: dict[tuple[str, bool], int] = {}
@@ -138,8 +141,8 @@ def _spread(rng: np.random.Generator, subject: str, planes: Sequence[int], n: in
     """`n` different planes, as far apart as they go, in random order."""
     if n > len(planes):
         raise ValueError(
-            f"Subject has too few planes: {subject}. Found {len(planes)} with enough brain; expected {n}, since none is shown "
-            "twice. Lower --n, or add subjects."
+            f"Subject has too few planes: {subject}. Found {len(planes)} with enough brain; expected {n}, since none "
+            f"is shown twice. Lower --n, or add subjects."
         )
     at = ((np.arange(n) + 0.5) * len(planes) / max(n, 1)).astype(int)
     chosen = [planes[i] for i in at]
@@ -158,8 +161,8 @@ def select_images(
     """Make the images of a page.
 
     Generated ones are made by the path that completes studies, from whole volumes of the subject's other sequences.
-    Real and generated ones are then treated by the same lines: the subject's brain common to all of its sequences, the same
-    crop for all images of the page, the same grey levels (0–255 as stored), the same enlargement.
+    Real and generated ones are then treated by the same lines: the subject's brain common to all of its sequences, the
+    same crop for all images of the page, the same grey levels (0–255 as stored), the same enlargement.
 
     Parameters
     ----------

@@ -53,8 +53,8 @@ def read_key(path: Path) -> list[dict[str, str]]:
     if not rows or bad or repeated or len({row["page"] for row in rows}) != 1:
         raise ValueError(
             f"Key is damaged: {path}. Found {len(rows)} rows, unknown truths {bad}, images named twice {repeated}, "
-            f"{len({row['page'] for row in rows})} pages; expected one page, each image once, real or generated. Restore the "
-            "file, or make the page again with the same seed."
+            f"{len({row['page'] for row in rows})} pages; expected one page, each image once, real or generated. "
+            f"Restore the file, or make the page again with the same seed."
         )
     return rows
 
@@ -65,8 +65,8 @@ def read_answers(path: Path, key: Sequence[dict[str, str]]) -> Reading:
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file, another format, answers to another page, and all images at once that are unknown, missing, answered
-        twice or not answered fully.
+        No such file, another format, answers to another page, and all images at once that are unknown, missing,
+        answered twice or not answered fully.
     """
     rows = (
         _answers_of_json(path) if path.suffix.lower() == ".json" else _read_csv(path, ANSWER_COLUMNS, "an answer file")
@@ -123,8 +123,8 @@ def _read_csv(path: Path, columns: Sequence[str], expected: str) -> list[dict[st
     if odd or not rows:
         found = ", ".join(str(name) for name in (odd[0] if odd else ())) or "no row"
         raise ValueError(
-            f"File has other columns: {path}. Found {found}; expected {', '.join(columns)} ({expected}). Take the file as it "
-            "was written."
+            f"File has other columns: {path}. Found {found}; expected {', '.join(columns)} ({expected}). Take the file "
+            f"as it was written."
         )
     return rows
 
@@ -141,8 +141,8 @@ def _answers_of_json(path: Path) -> list[dict[str, str]]:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"File is not an answer file: {path}. Found {error!r}; expected format {FORMAT}, page, reader and answers. Take the "
-            "file as the page wrote it."
+            f"File is not an answer file: {path}. Found {error!r}; expected format {FORMAT}, page, reader and answers. "
+            f"Take the file as the page wrote it."
         ) from error
 
 
@@ -153,8 +153,8 @@ def check_readers(readings: Sequence[Reading], paths: Sequence[Path]) -> None:
     if double:
         files = [str(path) for name, path in zip(names, paths, strict=True) if name in double]
         raise ValueError(
-            f"Readers have the same name: {', '.join(files)}. Found {', '.join(double)} more than once; expected a name of their "
-            "own. If they are two people, change the name in one file; if one, leave out a file."
+            f"Readers have the same name: {', '.join(files)}. Found {', '.join(double)} more than once; expected a "
+            f"name of their own. If they are two people, change the name in one file; if one, leave out a file."
         )
     if not readings:
         raise ValueError("No answers are given. Found no file; expected at least one. Name the readers' files.")
@@ -167,8 +167,8 @@ def reader_rows(key: Sequence[dict[str, str]], readings: Sequence[Reading]) -> l
     -------
     list of rows
         reader, sequence (`all` first), n; accuracy, sensitivity (generated ones called generated) and specificity (real
-        ones called real) with Wilson intervals; p of pure guessing; median quality of both kinds, Mann-Whitney p and the
-        chance that a real image is rated higher.
+        ones called real) with Wilson intervals; p of pure guessing; median quality of both kinds, Mann-Whitney p and
+        the chance that a real image is rated higher.
     """
     truth, sequences = _truth(key)
     rows = []
@@ -203,8 +203,8 @@ def agreement_rows(key: Sequence[dict[str, str]], readings: Sequence[Reading], s
     Returns
     -------
     list of rows
-        what, statistic, value, low, high, n_images, n_readers, n_defined. Agreement needs two readers; with one there is
-        the accuracy only.
+        what, statistic, value, low, high, n_images, n_readers, n_defined. Agreement needs two readers; with one there
+        is the accuracy only.
     """
     truth, _ = _truth(key)
     said = np.stack([r.said_generated for r in readings], axis=1).astype(np.int64)
@@ -283,10 +283,13 @@ def summary_text(key: Sequence[dict[str, str]], readers: Sequence[Row], agreemen
     lines = [
         "# Blinded reading",
         "",
-        f"{len(key)} images ({n_fake} generated, {len(key) - n_fake} real) of {subjects} subjects, page {key[0]['page']}.",
-        "Sensitivity: generated images called generated. Intervals: 95 %, Wilson. p: exact binomial against guessing; it takes",
-        "images for independent, which several of one subject are not quite. Quality: median; P is the chance that a real image",
-        "was rated higher than a generated one (0.5: no difference), p by Mann-Whitney.",
+        (
+            f"{len(key)} images ({n_fake} generated, {len(key) - n_fake} real) of {subjects} subjects, page "
+            f"{key[0]['page']}."
+        ),
+        "Sensitivity: generated images called generated. Intervals: 95 %, Wilson. p: exact binomial against guessing;",
+        "it takes images for independent, which several of one subject are not quite. Quality: median; P is the chance",
+        "that a real image was rated higher than a generated one (0.5: no difference), p by Mann-Whitney.",
         "",
         "| reader | accuracy | sensitivity | specificity | p guessing | quality real | quality generated | P | p |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,7 +1,8 @@
 """A model card: what a model is, what it was trained on, how it was chosen, and what its evaluation came to.
 
-After Mitchell et al. 2019, "Model Cards for Model Reporting". All but the notes comes from files; nothing is copied by hand. It fits two
-pages: tables that are longer than `LINES` lie beside it as CSV, as every table does, and the settings as `config.json`.
+After Mitchell et al. 2019, "Model Cards for Model Reporting". All but the notes comes from files; nothing is copied by
+hand. It fits two pages: tables that are longer than `LINES` lie beside it as CSV, as every table does, and the settings
+as `config.json`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +43,8 @@ def model_card(
     measured = facts["settings"].get("model")
     if measured != model.hash:
         raise ValueError(
-            f"Evaluation is of another model: {name}. Found results of {measured}; expected {model.hash}, the model given. Give the "
-            "model that was evaluated, or evaluate this one."
+            f"Evaluation is of another model: {name}. Found results of {measured}; expected {model.hash}, the model "
+            f"given. Give the model that was evaluated, or evaluate this one."
         )
     environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell

@@ -13,31 +13,36 @@ from ummgat.report.quality_figures import distance_heatmaps, enhancement_bars, p
 from ummgat.report.section import Section, Table, number
 
 CODES = (
-    "What the encoder tells apart: k-nearest neighbours (k = 5; no slice of the judged slice's own subject votes) and silhouette "
-    "width. The untrained encoder is the control. Codes come from a head per domain, which separates domains even untrained: "
-    "only the shared features say what was learnt. Lesions of one mask and other texture: the mask's shape cannot tell."
+    "What the encoder tells apart: k-nearest neighbours (k = 5; no slice of the judged slice's own subject votes) and "
+    "silhouette width. The untrained encoder is the control. Codes come from a head per domain, which separates "
+    "domains even untrained: only the shared features say what was learnt. Lesions of one mask and other texture: the "
+    "mask's shape cannot tell."
 )
 
 ENHANCEMENT = (
-    "False and absent enhancement when the t1ce is replaced. By the segmenter: what it calls enhancing tumour, piece by piece from "
-    "0.1 mL on; an answer that floods the tumour misses nothing, so read the rates beside the volumes. By intensity: whether "
-    "voxels of the true enhancing tumour are brighter than 95 % of the image's own normal brain; no segmenter is involved. "
-    "Intervals: Wilson, 95 %."
+    "False and absent enhancement when the t1ce is replaced. By the segmenter: what it calls enhancing tumour, piece "
+    "by piece from 0.1 mL on; an answer that floods the tumour misses nothing, so read the rates beside the volumes. "
+    "By intensity: whether voxels of the true enhancing tumour are brighter than 95 % of the image's own normal brain; "
+    "no segmenter is involved. Intervals: Wilson, 95 %."
 )
 
 LESIONS = (
-    "Lesions of at least 1 mL that vanish: less than a tenth of one is called tumour by the segmenter, though it finds the lesion in the true "
-    "images. Others true: only the target is generated. Source alone: everything but the source is. Intervals: Wilson, 95 %."
+    "Lesions of at least 1 mL that vanish: less than a tenth of one is called tumour by the segmenter, though it finds "
+    "the lesion in the true images. Others true: only the target is generated. Source alone: everything but the source "
+    "is. Intervals: Wilson, 95 %."
 )
 
 ERRORS = (
-    "Against the true image, on the model's grid, generated / histogram-matched copy / copy: MAE in grey levels of 255, SSIM "
-    "(Gaussian window, range 255), correlation, PSNR in dB; inside the lesion and in the rest of the brain. Medians over subjects."
+    "Against the true image, on the model's grid, generated / histogram-matched copy / copy: MAE in grey levels of "
+    "255, SSIM (Gaussian window, range 255), correlation, PSNR in dB; inside the lesion and in the rest of the brain. "
+    "Medians over subjects."
 )
 
 
 def image_sections(results: Path) -> list[Section]:
-    """Sections of whatever an evaluation folder holds of images; parts that were not measured have none. The first is who."""
+    """Sections of whatever an evaluation folder holds of images; parts that were not measured have none. The first is
+    who.
+    """
     pictures = sorted((results / "pictures").glob("*.png"))
     found = [
         Section(
@@ -110,7 +115,8 @@ def _distances(results: Path) -> list[Section]:
         safe = str(features).replace(" ", "_")
         figures = {f"distances_{safe}": distance_heatmaps(own, features, metrics[0])}
         captions = {
-            f"distances_{safe}": f"{metrics[0]} between domains; the diagonal is the floor, halves of one domain's subjects"
+            f"distances_{safe}": f"{metrics[0]} between domains; the diagonal is the floor, halves of one domain's "
+            "subjects"
         }
         for other in models[1:]:
             name = f"distances_{safe}_{models[0]}_{other}".replace(" ", "_")
@@ -118,7 +124,8 @@ def _distances(results: Path) -> list[Section]:
             captions[name] = f"{metrics[0]}: {models[0]} minus {other}, per direction"
         table = [
             {
-                "kind": r["kind"], "model": r["model"] or "", "from": r["source"], "to": r["target"], "metric": r["metric"],
+                "kind": r["kind"], "model": r["model"] or "", "from": r["source"], "to": r["target"],
+                "metric": r["metric"],
                 "value (95 % interval)": f"{number(r['value'], 2)} ({_interval(r)})",
                 "slices": f"{int(r['n_slices'])}", "subjects": f"{int(r['n_subjects'])}",
             }
@@ -133,8 +140,8 @@ def _distances(results: Path) -> list[Section]:
             f"compared_{safe}": [_compared(r) for r in compared if r["features"] == features],
         }
         captions[f"compared_{safe}"] = (
-            "Mean over cells, interval by redrawing subjects; the p and d over cells treat dependent cells as independent, as the "
-            "paper does"
+            "Mean over cells, interval by redrawing subjects; the p and d over cells treat dependent cells as "
+            "independent, as the paper does"
         )
         sections.append(Section(f"Distances between domains: {features}", [note], tables, figures, captions))
     return sections
@@ -155,7 +162,8 @@ def _compared(row: dict[str, str]) -> dict[str, str]:
 def _rates(rows: Sequence[dict[str, str]]) -> Table:
     return [
         {
-            "model": r["model"], "t1ce": f"{r['method']} {r['source']}".strip(), "rate": r["rate"], "k of n": f"{r['k']} of {r['n']}",
+            "model": r["model"], "t1ce": f"{r['method']} {r['source']}".strip(), "rate": r["rate"],
+            "k of n": f"{r['k']} of {r['n']}",
             "value (95 % interval)": f"{number(r['value'], 2)} ({_interval(r)})",
         }
         for r in rows

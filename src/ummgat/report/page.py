@@ -49,9 +49,11 @@ def build_report(
     out : Path
         New folder.
     calibration : Path, optional
-        The same of the selection part: per scenario it chooses the substitute of the row `auto`. Without it there is none.
+        The same of the selection part: per scenario it chooses the substitute of the row `auto`. Without it there is
+        none.
     dataset : str, optional
-        Whose rows of the paper to print beside ours. Default: none, since they are of other subjects, segmenters and voxels.
+        Whose rows of the paper to print beside ours. Default: none, since they are of other subjects, segmenters and
+        voxels.
     shifts : sequence of Path
         Folders that `ummgat cross-center` wrote.
     model : Path, optional
@@ -133,9 +135,10 @@ def _unfinished(lacking: Sequence[Mapping[str, str]]) -> list[Section]:
         return []
     subjects = list(dict.fromkeys(line["subject"] for line in lacking))
     note = (
-        f"UNFINISHED: rows are missing of {len(subjects)} subjects ({', '.join(subjects[:10])}{', …' if len(subjects) > 10 else ''}). "
-        "Rows of a table may be of different subjects, as their n tells; wins and tests count the subjects that both sides have. "
-        "Run the same `ummgat evaluate` again: it goes on where it was, and says which subjects fail and why."
+        f"UNFINISHED: rows are missing of {len(subjects)} subjects "
+        f"({', '.join(subjects[:10])}{', …' if len(subjects) > 10 else ''}). Rows of a table may be of different "
+        f"subjects, as their n tells; wins and tests count the subjects that both sides have. Run the same `ummgat "
+        f"evaluate` again: it goes on where it was, and says which subjects fail and why."
     )
     return [Section("What is missing", [note], {"missing_rows": [dict(line) for line in lacking]}, group="subject")]
 
@@ -147,8 +150,8 @@ def _on(grid: str, rows: Sequence[Row]) -> list[Row]:
 def _finer(rows: Sequence[Row], grid: str, own: str) -> Section:
     """The same segmentations, judged with smaller voxels beside what the grid alone costs."""
     note = (
-        f"Labels found at {own} mm, brought to {grid} mm (nearest) and compared with the annotation there. The round trip is the "
-        f"annotation itself taken to {own} mm and back: no segmenter at {own} mm can do better."
+        f"Labels found at {own} mm, brought to {grid} mm (nearest) and compared with the annotation there. The round "
+        f"trip is the annotation itself taken to {own} mm and back: no segmenter at {own} mm can do better."
     )
     table = dice_table([c for c in cells(rows) if c.treatment.scenario != "random"], {})
     return Section(f"Judged at {grid} mm", [note], {f"scenarios_{grid}mm": table}, group="missing")

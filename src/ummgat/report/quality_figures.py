@@ -23,7 +23,8 @@ MODEL_COLORS = (METHOD_COLORS["generate"], "#cc79a7", "#009e73", "#f0e442")
 
 
 def distance_heatmaps(rows: Sequence[Row], features: str, metric: str) -> Figure:
-    """Distances between domains: real to real, then one panel per model, generated from the row's domain to the column's.
+    """Distances between domains: real to real, then one panel per model, generated from the row's domain to the
+    column's.
 
     On the diagonals the floor: halves of the column's real subjects against each other; blank where there were too few.
     One colour scale for all panels.
@@ -82,7 +83,9 @@ def _table(rows: Sequence[Row], domains: Sequence[str], kind: str, model: str) -
 
 
 def paired_distances(rows: Sequence[Row], features: str, metric: str, model: str, other: str) -> Figure:
-    """Every cell (source → target): distance of `model` minus that of `other`, sorted; left of zero `model` is closer."""
+    """Every cell (source → target): distance of `model` minus that of `other`, sorted; left of zero `model` is
+    closer.
+    """
     values: dict[str, dict[tuple[str, str], float]] = {model: {}, other: {}}
     chosen = [r for r in rows if r["features"] == features and r["metric"] == metric and r["model"] in values]
     for row in chosen:

@@ -8,9 +8,10 @@ from ummgat.report.figures import heatmap, label_of, scatter, single_missing
 from ummgat.report.section import Section, Table
 
 FRIEDMAN = (
-    "Friedman test of empty, copy, matched, generate and fuse on the same subjects, each with the first source that is listed. "
-    "Pairs by rank sums within subjects (Siegel and Castellan), Bonferroni within a scenario. Cohen's d divides the mean "
-    "difference by the standard deviation pooled over these methods, as the paper does; it ignores pairing."
+    "Friedman test of empty, copy, matched, generate and fuse on the same subjects, each with the first source that is "
+    "listed. Pairs by rank sums within subjects (Siegel and Castellan), Bonferroni within a scenario. Cohen's d "
+    "divides the mean difference by the standard deviation pooled over these methods, as the paper does; it ignores "
+    "pairing."
 )
 
 Paper = Mapping[tuple[str, str, str, str], Summary]
@@ -51,7 +52,8 @@ def scenario_sections(table: Sequence[Cell], paper: Paper, chosen: Mapping[str, 
                     f"heatmap_{r}": f"Median Dice of {r} in every scenario, best source of each method" for r in regions
                 }
                 | {
-                    "single_missing": "One sequence missing: every subject under every method, best source; dashed: complete data",
+                    "single_missing": "One sequence missing: every subject under every method, best source; dashed: "
+                    "complete data",
                     "scatter": "Every subject, scenario and source: generated against copied from the same source",
                 },
             ),
@@ -71,9 +73,7 @@ def scenario_sections(table: Sequence[Cell], paper: Paper, chosen: Mapping[str, 
         sections.append(
             Section(
                 "Random sequences missing",
-                [
-                    "One to all but one per subject. Substitutes share a rule, not a source; n tells how many subjects a row has."
-                ],
+                ["One to all but one per subject. Substitutes share a rule, not a source; n: subjects of a row."],
                 {"random": dice_table(random, {})},
             )
         )
@@ -82,7 +82,9 @@ def scenario_sections(table: Sequence[Cell], paper: Paper, chosen: Mapping[str, 
 
 
 def dice_table(table: Sequence[Cell], paper: Paper) -> Table:
-    """A row per scenario and substitute; per region our median [quartiles], the test against the copy, the paper's median."""
+    """A row per scenario and substitute; per region our median [quartiles], the test against the copy, the paper's
+    median.
+    """
     rows: dict[Treatment, dict[str, str]] = {}
     for cell in table:
         t = cell.treatment
@@ -98,7 +100,9 @@ def dice_table(table: Sequence[Cell], paper: Paper) -> Table:
 
 
 def _test(cell: Cell) -> str:
-    """Median difference from the same-source copy with its interval, and p (corrected where it is one of the tested)."""
+    """Median difference from the same-source copy with its interval, and p (corrected where it is one of the
+    tested).
+    """
     c = cell.against_copy
     if c is None or c.n == 0:
         return ""

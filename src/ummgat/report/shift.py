@@ -27,9 +27,9 @@ def shift_section(folder: Path) -> Section:
     home, sequences = settings["home"], ", ".join(settings["sequences"])
     name = f"cross_center_{home}_{folder.name}"
     note = (
-        f"Segmenter of center {home} on {sequences} ({settings['part']} part). Images of other centers as they are, matched to "
-        f"{home}'s histogram, and aligned to {home} by the model. Differences are from the images as they are, on the same "
-        "subjects. Centers may differ in their patients too, not only in their scanners."
+        f"Segmenter of center {home} on {sequences} ({settings['part']} part). Images of other centers as they are, "
+        f"matched to {home}'s histogram, and aligned to {home} by the model. Differences are from the images as they "
+        f"are, on the same subjects. Centers may differ in their patients too, not only in their scanners."
     )
     return Section(
         f"Across centers: segmenter of {home}", [note], {name: _table(table)}, {f"{name}_dice": _figure(table)}

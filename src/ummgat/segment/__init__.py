@@ -3,8 +3,8 @@
 contract says what a segmenter is, load opens any kind. unet, sampling, train and folds are the own; foreign, describe,
 meanings, process and worker are those of others.
 
-Called, `ummgat.segment(source, out)` is `ummgat.front.cohort.segment`. Python sets the name `ummgat.segment` to this room as
-soon as anything in it is imported, so the room itself must answer to the call of that name.
+Called, `ummgat.segment(source, out)` is `ummgat.front.cohort.segment`. Python sets the name `ummgat.segment` to this
+room as soon as anything in it is imported, so the room itself must answer to the call of that name.
 """
 
 import sys

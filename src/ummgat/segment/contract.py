@@ -31,15 +31,15 @@ def checked(found: Any, study: Study, name: str) -> Volume:
     found = np.asarray(found)
     if found.shape != study.shape:
         raise ValueError(
-            f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {study.shape}. Labels must "
-            "lie on the grid of the images."
+            f"Segmenter answers on another grid: {name}. Found shape {found.shape}; expected {study.shape}. Labels "
+            f"must lie on the grid of the images."
         )
     known = (0, *LABELS.values())
     strange = np.setdiff1d(found, known)
     if found.dtype.kind not in "iu" or strange.size:
         values = ", ".join(map(str, strange[:8].tolist()))
         raise ValueError(
-            f"Segmenter answers with other than labels: {name}. Found {found.dtype} {values}; expected whole numbers out of "
-            f"{', '.join(map(str, known))}. Correct its numbering."
+            f"Segmenter answers with other than labels: {name}. Found {found.dtype} {values}; expected whole numbers "
+            f"out of {', '.join(map(str, known))}. Correct its numbering."
         )
     return found.astype(np.uint8, copy=False)

@@ -14,8 +14,8 @@ from ummgat.core.files import read_json
 from ummgat.segment.meanings import INSIDE, Meaning, channel_meaning, name_of, numbered, sequences_of
 
 _NO_INTENSITY = (
-    "LoadImage", "EnsureChannelFirst", "AsChannelFirst", "AddChannel", "EnsureType", "ToTensor", "ToDevice", "CastToType",
-    "CropForeground",
+    "LoadImage", "EnsureChannelFirst", "AsChannelFirst", "AddChannel", "EnsureType", "ToTensor", "ToDevice",
+    "CastToType", "CropForeground",
 )  # fmt: skip
 """MONAI transforms that leave intensities alone and need no undoing of what we hand over."""
 
@@ -66,8 +66,9 @@ def _nested(names: Sequence[str], order: Any, file: Path) -> tuple[tuple[int, st
     regions = [name_of(name, f"labels in {file}") for name in names]
     if regions not in (list(INSIDE), ["WT"]) or not isinstance(order, list) or len(order) != len(regions):
         raise ValueError(
-            f"Regions are not nested: labels in {file}. Found {', '.join(names)} with regions_class_order {order}; expected "
-            "whole tumor, tumor core, enhancing tumor in this order, with a number each. Such a model cannot be evaluated."
+            f"Regions are not nested: labels in {file}. Found {', '.join(names)} with regions_class_order {order}; "
+            f"expected whole tumor, tumor core, enhancing tumor in this order, with a number each. Such a model cannot "
+            f"be evaluated."
         )
     kept = [INSIDE[region] if len(regions) > 1 else region for region in regions]
     return ((0, "background"), *zip(map(int, order), kept, strict=True))
@@ -88,8 +89,8 @@ def describe_bundle(
     shape = source.get("spatial_shape") or []
     if len(shape) != 3:
         raise ValueError(
-            f"Bundle is not three-dimensional: {file}. Found spatial_shape {shape}; expected three sides. Such a model cannot "
-            "be evaluated."
+            f"Bundle is not three-dimensional: {file}. Found spatial_shape {shape}; expected three sides. Such a model "
+            f"cannot be evaluated."
         )
     whole = all(isinstance(side, int) for side in shape)
     steps = [re.fullmatch(r"(\d+) ?\* ?n", str(side)) for side in shape]
@@ -124,9 +125,9 @@ def _preprocessing(
             normalisation = "zscore"
         elif name not in _NO_INTENSITY:
             raise ValueError(
-                f"Transform is not known: {where}. Found {name} {dict(options)}; expected Orientation with axcodes, Spacing with "
-                "one pixdim, NormalizeIntensity with nonzero and channel_wise, or none. Export the network to ONNX, and say "
-                "there what it needs."
+                f"Transform is not known: {where}. Found {name} {dict(options)}; expected Orientation with axcodes, "
+                f"Spacing with one pixdim, NormalizeIntensity with nonzero and channel_wise, or none. Export the "
+                f"network to ONNX, and say there what it needs."
             )
     return codes, spacing, normalisation
 
@@ -139,8 +140,9 @@ def _threshold(postprocessing: Any, path: Path) -> float:
     cut = 0.5 if cut is None and sigmoid else cut
     if not isinstance(cut, float | int) or isinstance(cut, bool) or not 0 < cut < 1:
         raise ValueError(
-            f"Regions have no threshold: postprocessing of {path}. Found {', '.join(steps) or 'no transform'}; expected "
-            "Activations with sigmoid, or AsDiscrete with a threshold between 0 and 1. Add what belongs to the network."
+            f"Regions have no threshold: postprocessing of {path}. Found {', '.join(steps) or 'no transform'}; "
+            f"expected Activations with sigmoid, or AsDiscrete with a threshold between 0 and 1. Add what belongs to "
+            f"the network."
         )
     return math.log(cut / (1 - cut)) if sigmoid else float(cut)
 
@@ -185,20 +187,21 @@ def describe_onnx(
         said = Sidecar.model_validate(value)
     except (ValidationError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"ONNX file does not say what it needs: {where}. Found {error}; expected JSON with sequences, outputs, spacing_mm "
-            f"and normalisation. Write {beside.name} beside it, as docs/how-to/use-your-own-segmenter.md shows."
+            f"ONNX file does not say what it needs: {where}. Found {error}; expected JSON with sequences, outputs, "
+            f"spacing_mm and normalisation. Write {beside.name} beside it, as docs/how-to/use-your-own-segmenter.md "
+            f"shows."
         ) from error
     found = channel_meaning(said.outputs, f"outputs in {where}")
     if ("regions" in found) != (said.threshold is not None):
         raise ValueError(
-            f"Threshold does not fit the outputs: {where}. Found {said.threshold}; expected a number with regions, none with "
-            "labels. Correct it."
+            f"Threshold does not fit the outputs: {where}. Found {said.threshold}; expected a number with regions, "
+            f"none with labels. Correct it."
         )
     sequences = sequences_of(said.sequences, given, f"sequences in {where}")
     if about.get("channels") not in (None, len(sequences)):
         raise ValueError(
-            f"Another number of channels: {where}. Found {len(sequences)}; expected {about['channels']}, as the network has. "
-            "Correct it."
+            f"Another number of channels: {where}. Found {len(sequences)}; expected {about['channels']}, as the "
+            f"network has. Correct it."
         )
     n = said.multiple
     codes = _codes(orientation or said.orientation, where)
@@ -217,7 +220,8 @@ def _codes(codes: str, where: str) -> str:
         fits = False
     if not fits:
         raise ValueError(
-            f"Unknown orientation: {where}. Found {codes!r}; expected three letters of R or L, A or P, S or I. Correct it."
+            f"Unknown orientation: {where}. Found {codes!r}; expected three letters of R or L, A or P, S or I. Correct "
+            f"it."
         )
     return codes
 
@@ -232,7 +236,8 @@ def _only(value: Any, where: str) -> tuple[str, Mapping[str, Any]]:
     found = _mapping(value, where)
     if len(found) != 1:
         raise ValueError(
-            f"Bundle has several tensors: {where}. Found {', '.join(found)}; expected one. Such a model cannot be evaluated."
+            f"Bundle has several tensors: {where}. Found {', '.join(found)}; expected one. Such a model cannot be "
+            f"evaluated."
         )
     (key, inner) = next(iter(found.items()))
     return key, _mapping(inner, where)

@@ -64,8 +64,8 @@ class CrossFitted:
         found = [member for member in self.members if subject in member.training["held_out"]]
         if len(found) != 1:
             raise ValueError(
-                f"Subject was not held back by exactly one fold: {subject}. Found {len(found)} folds; expected 1. Cross-fit "
-                "with a draw that names this subject, or leave it out."
+                f"Subject was not held back by exactly one fold: {subject}. Found {len(found)} folds; expected 1. "
+                f"Cross-fit with a draw that names this subject, or leave it out."
             )
         return found[0]
 
@@ -90,7 +90,7 @@ def load_folds(folder: Path, device: torch.device | None = None) -> CrossFitted:
     if not alike or members[0].training.get("folds") != len(members) or len(set(held)) < len(held):
         raise ValueError(
             f"Folds do not belong together: {folder}. Found {len(members)} files; expected "
-            f"{members[0].training.get('folds', 'those of one cross-fitting')}, of one run, each with subjects of its own. "
-            "Finish the cross-fitting: the same command goes on where it was."
+            f"{members[0].training.get('folds', 'those of one cross-fitting')}, of one run, each with subjects of its "
+            f"own. Finish the cross-fitting: the same command goes on where it was."
         )
     return CrossFitted(members)

@@ -130,8 +130,8 @@ def open_foreign(
         needed = meaning.spacing_mm
         if needed is not None and abs(needed - spacing_mm) > 0.01 * needed:
             raise ValueError(
-                f"Segmenter needs another voxel size: {path}. Found images of {spacing_mm:g} mm; expected {needed:g} mm. "
-                f"Prepare the cohort with --spacing {needed:g}."
+                f"Segmenter needs another voxel size: {path}. Found images of {spacing_mm:g} mm; expected {needed:g} "
+                f"mm. Prepare the cohort with --spacing {needed:g}."
             )
     except BaseException:
         worker.end()

@@ -46,9 +46,9 @@ def kind_of(path: Path) -> str:
         return "nnunet"
     below = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else f"{path.suffix or 'no suffix'}"
     raise ValueError(
-        f"Segmenter is of no known kind: {path}. Found {below or 'an empty folder'}; expected a .safetensors file or the folds of "
-        "`ummgat train-segmenter`, an .onnx file, a MONAI bundle (configs/metadata.json), or a trained nnU-Net v2 folder "
-        "(dataset.json, plans.json, fold_*/checkpoint_final.pth). Choose one of these."
+        f"Segmenter is of no known kind: {path}. Found {below or 'an empty folder'}; expected a .safetensors file or "
+        f"the folds of `ummgat train-segmenter`, an .onnx file, a MONAI bundle (configs/metadata.json), or a trained "
+        f"nnU-Net v2 folder (dataset.json, plans.json, fold_*/checkpoint_final.pth). Choose one of these."
     )
 
 
@@ -86,7 +86,7 @@ def load_any(
         return SEGMENTERS[kind](path, device)
     if not trust:
         raise ValueError(
-            f"Segmenter is not trusted: {path}. Found a foreign model ({kind}), whose files can run any code as you; expected "
-            "--trust. Give it if you know who made the model."
+            f"Segmenter is not trusted: {path}. Found a foreign model ({kind}), whose files can run any code as you; "
+            f"expected --trust. Give it if you know who made the model."
         )
     return SEGMENTERS[kind](path, spacing_mm, timeout_s, sequences, orientation, python)

@@ -17,14 +17,17 @@ BACKGROUND = "background"
 _NAMES = {
     **dict.fromkeys(("background", "bg"), BACKGROUND),
     **dict.fromkeys(("ncr", "necrosis", "necrotic", "necroticcore", "necrotictumorcore", "ncrnet", "netc"), "NCR"),
-    **dict.fromkeys(("nonenhancingtumorcore", "necroticandnonenhancingtumorcore", "necroticnonenhancingtumorcore"), "NCR"),
+    **dict.fromkeys(
+        ("nonenhancingtumorcore", "necroticandnonenhancingtumorcore", "necroticnonenhancingtumorcore"), "NCR"
+    ),
     **dict.fromkeys(("necroticandnonenhancingtumor", "nonenhancingtumor"), "NCR"),
     **dict.fromkeys(("ed", "edema", "oedema", "peritumoraledema", "snfh"), "ED"),
     **dict.fromkeys(("et", "enhancingtumor", "enhancing", "gdenhancingtumor", "enhancingtissue"), "ET"),
     **dict.fromkeys(("wt", "wholetumor"), "WT"),
     **dict.fromkeys(("tc", "tumorcore"), "TC"),
 }  # fmt: skip
-"""Spelling in small letters and digits → a label, a region, or background. A tumour that is not said to be whole is none."""
+"""Spelling in small letters and digits → a label, a region, or background. A tumour that is not said to be whole is
+none."""
 
 INSIDE = {"WT": "ED", "TC": "NCR", "ET": "ET"}
 """Regions from the largest on, and the label of what is in one and in no smaller one."""
@@ -45,7 +48,8 @@ class Meaning:
     threshold: float | None = None
     """On its raw output, above which a region is found."""
     normalisation: Literal["none", "unit", "zscore"] = "none"
-    """`none`: float32 1–255, background 0. `unit`: the same by 255. `zscore`: per image over its brain, background 0."""
+    """`none`: float32 1–255, background 0. `unit`: the same by 255. `zscore`: per image over its brain, background
+    0."""
     axes: Literal["zyx", "xyz"] = "zyx"
     """Order of the axes after the channel."""
     orientation: str = "RAS"
@@ -74,8 +78,8 @@ def sequences_of(names: Sequence[str], given: Sequence[str] | None, where: str) 
     if given is not None:
         if len(given) != len(names):
             raise ValueError(
-                f"Another number of channels: {where}. Found {len(names)} ({', '.join(names)}); expected {len(given)} as in "
-                "--segmenter-sequences. Name each, in the model's order."
+                f"Another number of channels: {where}. Found {len(names)} ({', '.join(names)}); expected {len(given)} "
+                f"as in --segmenter-sequences. Name each, in the model's order."
             )
         found: list[str | None] = [check_sequence(name, "--segmenter-sequences") for name in given]
     else:
@@ -84,8 +88,8 @@ def sequences_of(names: Sequence[str], given: Sequence[str] | None, where: str) 
     known = tuple(q for q in found if q is not None)
     if unknown or not known or len(set(known)) < len(known):
         raise ValueError(
-            f"Channels are not clear: {where}. Found {', '.join(names) or 'none'}; expected names of sequences, each once. Give "
-            "the order with --segmenter-sequences, as t1,t1ce,t2,flair."
+            f"Channels are not clear: {where}. Found {', '.join(names) or 'none'}; expected names of sequences, each "
+            f"once. Give the order with --segmenter-sequences, as t1,t1ce,t2,flair."
         )
     return known
 
@@ -95,8 +99,8 @@ def name_of(text: str, where: str) -> str:
     short = re.sub(r"[^a-z0-9]", "", text.lower().replace("tumour", "tumor"))
     if short not in _NAMES:
         raise ValueError(
-            f"Unknown label: {where}. Found {text!r}; expected background and NCR, ED, ET (or WT, TC, ET), or the same in "
-            "words. Name what it is there, if it is one of these; a model of anything else cannot be evaluated."
+            f"Unknown label: {where}. Found {text!r}; expected background and NCR, ED, ET (or WT, TC, ET), or the same "
+            f"in words. Name what it is there, if it is one of these; a model of anything else cannot be evaluated."
         )
     return _NAMES[short]
 
@@ -107,8 +111,8 @@ def numbered(names: Mapping[int, str], where: str) -> tuple[tuple[int, str], ...
     meant = sorted(name for name in found.values() if name != BACKGROUND)
     if meant not in (sorted(LABELS), ["WT"]):
         raise ValueError(
-            f"Labels do not tell the tumour: {where}. Found {', '.join(names.values())}; expected one number each for NCR, ED "
-            "and ET, or one for WT. A model of anything else cannot be evaluated."
+            f"Labels do not tell the tumour: {where}. Found {', '.join(names.values())}; expected one number each for "
+            f"NCR, ED and ET, or one for WT. A model of anything else cannot be evaluated."
         )
     return tuple(sorted(found.items()))
 
@@ -120,8 +124,8 @@ def channel_meaning(names: Sequence[str], where: str) -> dict[str, Any]:
         return {"labels": numbered(dict(enumerate(names)), where)}
     if sorted(found) not in (sorted(INSIDE), ["WT"]):
         raise ValueError(
-            f"Outputs do not tell the tumour: {where}. Found {', '.join(names)}; expected WT, TC and ET, or WT, or background "
-            "and labels. A model of anything else cannot be evaluated."
+            f"Outputs do not tell the tumour: {where}. Found {', '.join(names)}; expected WT, TC and ET, or WT, or "
+            f"background and labels. A model of anything else cannot be evaluated."
         )
     return {"regions": tuple(found)}
 
@@ -142,12 +146,13 @@ def ours(answer: NDArray[Any], shape: tuple[int, ...], meaning: Meaning, where: 
     expected = (len(meaning.regions), *shape) if meaning.regions else shape
     if answer.shape != expected:
         raise ValueError(
-            f"Segmenter answers on another grid: {where}. Found shape {answer.shape}; expected {expected}. Its labels must lie "
-            "on the grid of the images, and its outputs be as many as it names."
+            f"Segmenter answers on another grid: {where}. Found shape {answer.shape}; expected {expected}. Its labels "
+            f"must lie on the grid of the images, and its outputs be as many as it names."
         )
     if answer.dtype.kind not in "iub":
         raise ValueError(
-            f"Segmenter answers with another type: {where}. Found {answer.dtype}; expected whole numbers. Correct the model."
+            f"Segmenter answers with another type: {where}. Found {answer.dtype}; expected whole numbers. Correct the "
+            f"model."
         )
     out = np.zeros(shape, np.uint8)
     known = {0, 1} if meaning.regions else {number for number, _ in meaning.labels}

@@ -24,7 +24,8 @@ _PASSED_ON = re.compile(
     r"|DYLD_.*LIBRARY_PATH|SYSTEMROOT|(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|CUDA_.*|NVIDIA_.*|HIP_.*|ROCR_.*|nnUNet_.*"
     r"|(XDG|MPL|TORCH|MONAI)_?.*(HOME|DIR|CACHE.*|CONFIGDIR)"
 )
-"""What a model that others made needs to know of the environment: where programs and libraries lie, language, threads, devices."""
+"""What a model that others made needs to know of the environment: where programs and libraries lie, language, threads,
+devices."""
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
@@ -77,8 +78,8 @@ class Worker:
         except OSError as error:
             self._log.close()
             raise ValueError(
-                f"Segmenter's Python does not start: {command[0]}. Found {error.strerror}; expected an interpreter. Correct "
-                "--segmenter-python."
+                f"Segmenter's Python does not start: {command[0]}. Found {error.strerror}; expected an interpreter. "
+                f"Correct --segmenter-python."
             ) from error
         self._end = weakref.finalize(self, _end, self._process, self._log)
         try:
@@ -145,8 +146,8 @@ class Worker:
             raise ValueError(self._message("breaks off", what, "an answer")) from answer  # noqa: TRY004
         if "error" in answer[0]:
             raise ValueError(
-                f"Segmenter fails: {self.path}. Found {answer[0]['error']}; expected labels. Correct the model, or what it is "
-                "given."
+                f"Segmenter fails: {self.path}. Found {answer[0]['error']}; expected labels. Correct the model, or "
+                f"what it is given."
             )
         return answer
 
@@ -166,8 +167,8 @@ class Worker:
     def _message(self, what: str, found: str, expected: str) -> str:
         said = f" (its last words: {self._last})" if self._last else ""
         return (
-            f"Segmenter {what}: {self.path}. Found {found}{said}; expected {expected}. Its process was ended, and starts anew "
-            "for the next study; see whether the model runs by itself."
+            f"Segmenter {what}: {self.path}. Found {found}{said}; expected {expected}. Its process was ended, and "
+            f"starts anew for the next study; see whether the model runs by itself."
         )
 
 

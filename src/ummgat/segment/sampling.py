@@ -56,7 +56,8 @@ def read_subject(study: Study, config: SegmenterConfig) -> Subject:
         found = "no annotation" if labels is None else "a whole-tumour mask"
         raise ValueError(
             f"Subject cannot train a segmenter: {study.subject}. Found {found}; expected "
-            f"{'labels NCR, ED, ET' if config.regions == 'multi' else 'an annotation'}. Leave it out, or choose other regions."
+            f"{'labels NCR, ED, ET' if config.regions == 'multi' else 'an annotation'}. Leave it out, or choose other "
+            f"regions."
         )
     if absent:
         raise ValueError(
@@ -69,7 +70,9 @@ def read_subject(study: Study, config: SegmenterConfig) -> Subject:
 
 
 def draw_batch(subjects: Sequence[Subject], config: SegmenterConfig, step: int) -> Batch:
-    """Patches of random subjects, turned, scaled, mirrored, and changed in intensity; sequences dropped if asked for."""
+    """Patches of random subjects, turned, scaled, mirrored, and changed in intensity; sequences dropped if asked
+    for.
+    """
     rng = np.random.default_rng([config.seed, step])
     xs, ys = [], []
     for _ in range(config.batch):

@@ -78,8 +78,9 @@ def train_segmenter(
     both = sorted({s.subject for s in training} & {s.subject for s in selection})
     if both or not training:
         raise ValueError(
-            f"Cannot train a segmenter. Found {', '.join(both) or 'no'} {'in training and selection' if both else 'training'} "
-            "subjects; expected two parts without a common subject, the first not empty. Check the draw."
+            f"Cannot train a segmenter. Found {', '.join(both) or 'no'} "
+            f"{'in training and selection' if both else 'training'} subjects; expected two parts without a common "
+            f"subject, the first not empty. Check the draw."
         )
     for study in [*training, *selection]:
         require_spacing(study, config.spacing_mm)
@@ -199,8 +200,8 @@ def _restore(
     different = [name for name, value in identity.items() if metadata.get(name) != value]
     if different:
         raise ValueError(
-            f"Checkpoint belongs to another run: {path}. Found other {' and '.join(different)}; expected the same. Choose "
-            "another output folder, or go on with the settings of that run."
+            f"Checkpoint belongs to another run: {path}. Found other {' and '.join(different)}; expected the same. "
+            f"Choose another output folder, or go on with the settings of that run."
         )
     require_same_data(path, metadata.get("data"), marks, changed_data)
     net.load_state_dict({k: v.to(device) for k, v in without_prefix("net", tensors).items()})

@@ -107,7 +107,8 @@ def normalised(images: Sequence[Volume]) -> NDArray[np.float32]:
 
 
 def with_neighbours(images: NDArray[np.float32], planes: NDArray[np.intp], n: int) -> NDArray[np.float32]:
-    """Each of `planes` with its neighbours as channels: (image, plane, row, column) → (n_planes, image · n, row, column).
+    """Each of `planes` with its neighbours as channels: (image, plane, row, column) → (n_planes, image · n, row,
+    column).
 
     Beyond the first and the last plane there is nothing: zeros.
     """
@@ -238,8 +239,9 @@ def load_segmenter(path: Path, device: torch.device | None = None) -> UnetSegmen
         net.load_state_dict({k: v.float() for k, v in without_prefix("net", tensors).items()})
     except (RuntimeError, KeyError, ValidationError) as error:
         raise ValueError(
-            f"Weights do not fit their config: {path}. Found {error}; expected what version {__version__} writes, the file "
-            f"is of version {metadata.get('version')}. Train the segmenter again, or use the version that wrote it."
+            f"Weights do not fit their config: {path}. Found {error}; expected what version {__version__} writes, the "
+            f"file is of version {metadata.get('version')}. Train the segmenter again, or use the version that wrote "
+            f"it."
         ) from error
     net = net.requires_grad_(False).eval().to(device or torch.device("cpu"))
     return UnetSegmenter(net, config, metadata["training"], metadata["version"], file_hash(path))

@@ -13,8 +13,8 @@ def require_unseen(segmenters: Mapping[str, Segmenter | CrossFitted], studies: S
     Returns
     -------
     list of str
-        Segmenters that do not say on whom they were trained, as foreign ones; whether these have seen the studies cannot
-        be checked.
+        Segmenters that do not say on whom they were trained, as foreign ones; whether these have seen the studies
+        cannot be checked.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def require_unseen(segmenters: Mapping[str, Segmenter | CrossFitted], studies: S
         seen = sorted({s.subject for s in studies} & set(trained_on))
         if seen:
             raise ValueError(
-                f"Segmenter was trained on subjects it would be tested on: {name}. Found {', '.join(seen)}; expected none. "
-                "Train it on other subjects, cross-fit with --folds, or choose another draw."
+                f"Segmenter was trained on subjects it would be tested on: {name}. Found {', '.join(seen)}; expected "
+                f"none. Train it on other subjects, cross-fit with --folds, or choose another draw."
             )
     return silent

@@ -1,8 +1,8 @@
 """The process in which a foreign model runs. Started by path, with any Python that has the model's own packages.
 
 It imports nothing of ummgat and is one file, because a user's nnU-Net environment does not have ummgat. It reads frames
-from stdin and answers on stdout; whatever the model prints goes to stderr instead. Frames are JSON and `.npy`: nothing is
-unpickled on the way. The first request opens a model, each later one segments; see `process` for the other end.
+from stdin and answers on stdout; whatever the model prints goes to stderr instead. Frames are JSON and `.npy`: nothing
+is unpickled on the way. The first request opens a model, each later one segments; see `process` for the other end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ MOST_ARRAY = 1 << 36
 """Bytes beyond which a frame is taken for garbage."""
 
 Model = Callable[[Any, "dict[str, Any]"], Any]
-"""(float32 (channel, axis, axis, axis), request) → whole numbers (axis, axis, axis), or 0 and 1 with a channel per region."""
+"""(float32 (channel, axis, axis, axis), request) → whole numbers (axis, axis, axis), or 0 and 1 with a channel per
+region."""
 
 
 def send(file: Any, text: dict[str, Any], array: Any = None) -> None:
@@ -134,7 +135,9 @@ def open_bundle(path: str) -> tuple[Model, dict[str, Any]]:
 
 
 def open_onnx(path: str) -> tuple[Model, dict[str, Any]]:
-    """Open an ONNX file: (1, channel, plane, row, column) → (1, output, …), or plane by plane (n, channel, row, column)."""
+    """Open an ONNX file: (1, channel, plane, row, column) → (1, output, …), or plane by plane (n, channel, row,
+    column).
+    """
     if importlib.util.find_spec("onnxruntime") is None:
         raise LookupError(f"no onnxruntime in {sys.executable}; pip install 'ummgat[onnx]' brings it")
     import onnxruntime

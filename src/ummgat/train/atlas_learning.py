@@ -1,4 +1,6 @@
-"""Learn the atlas of every domain from training volumes: registered means, lesions left out, each subject subtractable."""
+"""Learn the atlas of every domain from training volumes: registered means, lesions left out, each subject
+subtractable.
+"""
 
 import hashlib
 import logging
@@ -85,8 +87,8 @@ def learn_atlas(
 ) -> Learnt:
     """Learn the atlas of all domains in one frame: the mean shape of all training brains.
 
-    No two images of a subject are ever compared; one volume per domain is enough. Lesions, where they are annotated, are
-    filled with the mean during registration and do not count in it.
+    No two images of a subject are ever compared; one volume per domain is enough. Lesions, where they are annotated,
+    are filled with the mean during registration and do not count in it.
 
     Parameters
     ----------
@@ -250,7 +252,8 @@ def training_atlas(
     volumes : sequence of TrainingVolume
     n_domains : int
     file : Path
-        Written if it is not there, or was learnt from other volumes: minutes of work that a resumed run need not repeat.
+        Written if it is not there, or was learnt from other volumes: minutes of work that a resumed run need not
+        repeat.
     progress : callable, optional
         (registrations done, in all).
     """

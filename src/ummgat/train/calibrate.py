@@ -1,7 +1,7 @@
 """Measure a model's errors on complete patients that it did not train on, so that it knows how far to trust itself.
 
-Two things are learnt: by what share each direction had better lean on the atlas (`ummgat.model.lean`), and what share of
-voxels is right where they look as they do (`ummgat.model.trust`). Both are settings, so test subjects take no part.
+Two things are learnt: by what share each direction had better lean on the atlas (`ummgat.model.lean`), and what share
+of voxels is right where they look as they do (`ummgat.model.trust`). Both are settings, so test subjects take no part.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,8 @@ SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
 """Of leaning, tried."""
 
 LEAST_DETAIL = 0.65
-"""Gradient energy over that of the true image, below which leaning is not taken further: flat images fool no segmenter."""
+"""Gradient energy over that of the true image, below which leaning is not taken further: flat images fool no
+segmenter."""
 
 PLANES = 20
 """Evenly spaced planes of each study that are looked at."""
@@ -59,7 +60,8 @@ class Calibration(NamedTuple):
     """(n_domains, n_domains), of source and target."""
     trust: Trust
     facts: dict[str, Any]
-    """Level, subjects, and per direction how well errors were ranked and how far shares were off, out of fold. JSON-ready."""
+    """Level, subjects, and per direction how well errors were ranked and how far shares were off, out of fold.
+    JSON-ready."""
 
 
 class Sample(NamedTuple):
@@ -84,8 +86,8 @@ def calibrate(
     model : TrainedModel
         What it knew of its errors before is put aside. One without an atlas leans on nothing.
     studies : sequence of Study
-        Prepared at the model's voxel size, none of which it trained on. Each direction is learnt from those that have both
-        sequences.
+        Prepared at the model's voxel size, none of which it trained on. Each direction is learnt from those that have
+        both sequences.
     jobs : int
         Worker processes; the result does not depend on it.
     progress : callable, optional
@@ -269,7 +271,9 @@ def fitted(samples: Sequence[Sample], model: TrainedModel, subjects: Sequence[st
 def _facts(
     sources: Sequence[str], target: str, samples: Sequence[Sample], expected: Sequence[NDArray[np.float32]]
 ) -> dict[str, Any]:
-    """Means over images of one direction: share right, rank correlation with the error, distance of expected and true share."""
+    """Means over images of one direction: share right, rank correlation with the error, distance of expected and true
+    share.
+    """
     right = [float((s.errors < LEVEL).mean()) for s in samples]
     ranks = [rank_correlation(-e, s.errors) for e, s in zip(expected, samples, strict=True)]
     off = [abs(float(e.mean()) - r) for e, r in zip(expected, right, strict=True)]

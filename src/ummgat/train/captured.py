@@ -1,8 +1,8 @@
 """Training steps as CUDA graphs: thousands of small operations sent to the device in one call.
 
-A step of these networks is some ten thousand operations of microseconds each, and a processor that sends them one by one is
-slower than an accelerator that does them. Each combination of terms that is due (`train_step.Step.due`) is captured once; what
-changes from step to step, learning rates and weights of terms, lies in tensors on the device.
+A step of these networks is some ten thousand operations of microseconds each, and a processor that sends them one by
+one is slower than an accelerator that does them. Each combination of terms that is due (`train_step.Step.due`) is
+captured once; what changes from step to step, learning rates and weights of terms, lies in tensors on the device.
 """
 
 from typing import Any
@@ -45,8 +45,8 @@ class CapturedStep:
         config = step.config
         if config.train.schedule not in ("alternating", "mixed") or config.loss.lesion > 0:
             raise ValueError(
-                f"Steps cannot be captured. Found schedule {config.train.schedule}, loss.lesion {config.loss.lesion}; expected "
-                "alternating or mixed, and 0. Train without graphs."
+                f"Steps cannot be captured. Found schedule {config.train.schedule}, loss.lesion {config.loss.lesion}; "
+                f"expected alternating or mixed, and 0. Train without graphs."
             )
         self.step, self.autocast = step, autocast
         self.device = next(step.nets.generator.parameters()).device

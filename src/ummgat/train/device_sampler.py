@@ -1,8 +1,9 @@
-"""Training batches drawn and varied where the networks are: the cohort lies in the accelerator's memory (`packed_cohort`).
+"""Training batches drawn and varied where the networks are: the cohort lies in the accelerator's memory
+(`packed_cohort`).
 
-The same draws as `train.slices.SliceSampler`, and the same variations as `augment`, as tensor operations on a whole batch: a
-processor that varies slice after slice feeds a small fraction of what an accelerator learns from. A batch is a function of
-(seed, step) on one kind of device.
+The same draws as `train.slices.SliceSampler`, and the same variations as `augment`, as tensor operations on a whole
+batch: a processor that varies slice after slice feeds a small fraction of what an accelerator learns from. A batch is a
+function of (seed, step) on one kind of device.
 """
 
 from types import SimpleNamespace
@@ -73,7 +74,9 @@ class DeviceSampler:
         self.means, self.spreads, self.boxes = there(packed.means), there(packed.spreads), there(packed.boxes)
 
     def batch(self, step: int, size: int, latent_dim: int, paired: bool = False) -> Tensors:
-        """Draw the batch of `step`, whole crops; parameters and result as `train.slices.SliceSampler.batch` has them."""
+        """Draw the batch of `step`, whole crops; parameters and result as `train.slices.SliceSampler.batch` has
+        them.
+        """
         rng = np.random.default_rng([self.seed, step])
         drawn, y_src, y_trg = self.drawer.draw(rng, size)
         others = [self.drawer.other_plane(rng, source) for source, _ in drawn]
@@ -177,7 +180,9 @@ class DeviceSampler:
         return values / 127.5 * inside[:, None]
 
     def _varied(self, batch: Tensors, same: Tensor, numbers: Tensor, chance: torch.Generator) -> Tensors:
-        """As `train.slices.SliceSampler` varies: shown as other scanners and heads would; what stands beside hidden or spoilt."""
+        """As `train.slices.SliceSampler` varies: shown as other scanners and heads would; what stands beside hidden or
+        spoilt.
+        """
         config = self.config
         p = dict(zip(CHANCES, numbers.unbind(1), strict=True))
         assert batch.near_src is not None

@@ -1,7 +1,8 @@
 """The training loop: who learns when is in `step`, what survives a crash in `state`.
 
 A run folder holds config.json, draw.json, log.jsonl, validation.jsonl, checkpoint.safetensors (resume),
-model.safetensors (best so far by `validate`) and last.safetensors (end of the run); tensorboard/ too where it is installed.
+model.safetensors (best so far by `validate`) and last.safetensors (end of the run); tensorboard/ too where it is
+installed.
 """
 
 import json
@@ -192,7 +193,9 @@ def _training_volumes(config: Config, studies: Sequence[Study], draw: Draw) -> l
 
 
 def _data_marks(volumes: Sequence[TrainingVolume], chosen: Sequence[Study], table: DomainTable) -> dict[str, str]:
-    """Subject → fingerprint of what the run sees: drawn sequences of training subjects, known ones of selection subjects."""
+    """Subject → fingerprint of what the run sees: drawn sequences of training subjects, known ones of selection
+    subjects.
+    """
     seen: dict[str, tuple[Study, list[str]]] = {}
     for volume in volumes:
         seen.setdefault(volume.study.subject, (volume.study, []))[1].append(volume.sequence)
@@ -208,7 +211,9 @@ _BESIDE = (
 
 
 def to_tensors(batch: Batch, device: torch.device, rank: int = 0, world_size: int = 1) -> Tensors:
-    """This process's share of a batch, on its device. Each process draws the whole batch, which is cheap, and the same."""
+    """This process's share of a batch, on its device. Each process draws the whole batch, which is cheap, and the
+    same.
+    """
     size = len(batch.x_src) // world_size
     own = slice(rank * size, (rank + 1) * size)
     pairs = batch.lesion_src.any((1, 2, 3)) & batch.lesion_ref.any((1, 2, 3))
@@ -248,7 +253,8 @@ def _warn_of_few(volumes: Sequence[TrainingVolume], table: DomainTable) -> None:
         n = sum(volume.domain == i for volume in volumes)
         if n < FEW_VOLUMES:
             log.warning(
-                "The atlas of %s is the mean of %d patients and goes into the exported model: treat the file as patient data",
+                "The atlas of %s is the mean of %d patients and goes into the exported model: treat the file as "
+                "patient data",
                 domain,
                 n,
             )
@@ -307,7 +313,9 @@ def _set_threads(config: Config) -> None:
 
 
 def _ema_decay(decay: float, step: int) -> float:
-    """Ramped: an average of few steps must not remember the initial weights; later ones reach back over half the run."""
+    """Ramped: an average of few steps must not remember the initial weights; later ones reach back over half the
+    run.
+    """
     return min(decay, (1 + step) / (3 + step))
 
 

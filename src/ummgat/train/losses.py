@@ -53,8 +53,8 @@ class Tensors(NamedTuple):
     atlas_src: Tensor | None = None
     atlas_ref: Tensor | None = None
     noise: Tensor | None = None
-    """Like x_src: standard normal numbers for `degraded`, and `chances`: (batch, 4) in [0, 1]. Drawn with the batch, so that
-    losses are functions of it."""
+    """Like x_src: standard normal numbers for `degraded`, and `chances`: (batch, 4) in [0, 1]. Drawn with the batch, so
+    that losses are functions of it."""
     chances: Tensor | None = None
 
 
@@ -119,7 +119,9 @@ class Target(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What the training cohort knows of its domains (`ummgat.train.relation.Relations`, the atlas), in [-1, 1], as tensors."""
+    """What the training cohort knows of its domains (`ummgat.train.relation.Relations`, the atlas), in [-1, 1], as
+    tensors.
+    """
 
     lesions: Tensor
     """(n_domains, n_labels): mean; NaN where unknown."""
@@ -135,8 +137,8 @@ class Expected(NamedTuple):
 
 
 def reference_of(batch: Tensors) -> Tensor:
-    """What the code of a reference pass is read from: another subject, or, where a domain is translated to itself, another
-    plane of the very volume in another tone, so that a code must carry the tone.
+    """What the code of a reference pass is read from: another subject, or, where a domain is translated to itself,
+    another plane of the very volume in another tone, so that a code must carry the tone.
     """
     if batch.x_same is None:
         return batch.x_ref
@@ -165,8 +167,8 @@ def target_of(nets: Networks, batch: Tensors, kind: Pass, weights: LossConfig) -
 
 
 def asked_lesion(batch: Tensors, expected: Expected) -> Tensor:
-    """Lesion codes of a batch: each label's mean in the target, moved at random by up to one and a half of its spread, so
-    that G learns to obey. (batch, n_labels), NaN where no subject of the target shows a label.
+    """Lesion codes of a batch: each label's mean in the target, moved at random by up to one and a half of its spread,
+    so that G learns to obey. (batch, n_labels), NaN where no subject of the target shows a label.
     """
     n = expected.lesions.shape[1]
     moves = batch.z[1][:, :n].clamp(-1.5, 1.5)
@@ -191,7 +193,8 @@ def returning(aside: Aside) -> Aside:
 
 
 def structure_loss(x: Tensor, x_fake: Tensor, mask: Tensor, window: int = 7, weight: Tensor | None = None) -> Tensor:
-    """Share of the source's local variance that no local linear map of the translation explains: 0 (all) to 1 (nothing).
+    """Share of the source's local variance that no local linear map of the translation explains: 0 (all) to 1
+    (nothing).
 
     Blind to contrast and its sign, so it holds anatomy in place without holding back an inversion. Not in the paper;
     see docs/decisions/0005. The measure is local squared correlation, known from registration (Avants et al. 2008).
@@ -230,10 +233,11 @@ def detail_loss(x_fake: Tensor, mask: Tensor, x_ref: Tensor, weight: Tensor | No
     """Distance between how much detail a translation has and how much a real image of its domain at its height has.
 
     Detail is the absolute difference of neighbouring brain pixels; compared are its distributions over the slice, so
-    that neither a blur nor added noise can pass, while nothing is said of where an edge should be. Not in the paper; see
-    docs/decisions/0005. The distance is the squared 2-Wasserstein distance, in one dimension the mean squared difference
-    of quantiles, relative to the mean square of the real detail: 1 for an image without any. Its best answer to many
-    references is their mean quantiles, edges included; that of an absolute difference is their median, which is flat.
+    that neither a blur nor added noise can pass, while nothing is said of where an edge should be. Not in the paper;
+    see docs/decisions/0005. The distance is the squared 2-Wasserstein distance, in one dimension the mean squared
+    difference of quantiles, relative to the mean square of the real detail: 1 for an image without any. Its best answer
+    to many references is their mean quantiles, edges included; that of an absolute difference is their median, which is
+    flat.
 
     Parameters
     ----------
@@ -242,8 +246,8 @@ def detail_loss(x_fake: Tensor, mask: Tensor, x_ref: Tensor, weight: Tensor | No
     x_ref : Tensor (batch, 1, height, width)
         The reference it shares its domain with.
     weight : Tensor (batch,), optional
-        How much each slice counts; then distances are taken slice by slice: where a source says little of its target, detail
-        would be noise.
+        How much each slice counts; then distances are taken slice by slice: where a source says little of its target,
+        detail would be noise.
     """
     levels = (torch.arange(LEVELS, device=mask.device, dtype=torch.float32) + 0.5) / LEVELS
 
@@ -271,7 +275,9 @@ DEAD_ZONE = 0.5
 
 
 def healthy_brain(batch: Tensors, ring: int) -> Tensor:
-    """Annotated brain without lesion and the ring around it, 0/1; nothing of a slice that nobody annotated is lesion."""
+    """Annotated brain without lesion and the ring around it, 0/1; nothing of a slice that nobody annotated is
+    lesion.
+    """
     around = F.max_pool2d(batch.lesion_src, 2 * ring + 1, stride=1, padding=ring)
     return brain_mask(batch.x_src) * (1 - around)
 
@@ -322,7 +328,8 @@ def label_loss(batch: Tensors, x_fake: Tensor, asked: Tensor, spreads: Tensor, t
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, brain: Tensor) -> Tensor:
-    """Cross-entropy over annotated brain, which calibrates, and the soft Dice of the whole lesion, which finds small ones.
+    """Cross-entropy over annotated brain, which calibrates, and the soft Dice of the whole lesion, which finds small
+    ones.
 
     Parameters
     ----------
@@ -375,7 +382,8 @@ def degraded(x: Tensor, noise: Tensor, chances: Tensor) -> Tensor:
 
 
 def back_loss(nets: Networks, batch: Tensors, code: Tensor, source: Tensor, expected: Expected | None) -> Tensor:
-    """Back-translation (Sennrich et al. 2016): a real image of the target domain, from its own translation to the source's.
+    """Back-translation (Sennrich et al. 2016): a real image of the target domain, from its own translation to the
+    source's.
 
     A real image is the answer without any pair; the question is synthetic. Not in the paper.
 
@@ -415,8 +423,8 @@ LEAST_SPREAD = 0.3
 def contrast_loss(nets: Networks, batch: Tensors) -> Tensor:
     """Two planes of a volume in one tone have one code; volumes and tones of a domain have different ones.
 
-    The trunk is asked to tell which plane belongs to which (InfoNCE, van den Oord et al. 2018), the codes of a domain to
-    spread (VICReg, Bardes et al. 2022). Single images only.
+    The trunk is asked to tell which plane belongs to which (InfoNCE, van den Oord et al. 2018), the codes of a domain
+    to spread (VICReg, Bardes et al. 2022). Single images only.
     """
     assert batch.x_tone is not None
     assert batch.x_same is not None
@@ -433,7 +441,9 @@ def contrast_loss(nets: Networks, batch: Tensors) -> Tensor:
 
 
 def paired_loss(x_fake: Tensor, x_true: Tensor) -> Tensor:
-    """Mean absolute difference from the true image where it is known; 0 where it is nowhere. For the paired schedule."""
+    """Mean absolute difference from the true image where it is known; 0 where it is nowhere. For the paired
+    schedule.
+    """
     brain = brain_mask(x_true) * brain_mask(x_fake.detach())
     return ((x_fake - x_true).abs() * brain).sum() / brain.sum().clamp_min(1.0)
 

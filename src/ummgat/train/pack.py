@@ -16,8 +16,8 @@ from ummgat.train.state import FORMAT
 def pack(run: Path, out: Path, model: str = "model.safetensors") -> Path:
     """Write the model of a run, with D of its checkpoint, in half the room or less.
 
-    It is used like any exported model. Rounding to 16 bits changes a generated grey level by a fraction of one; evaluate
-    the packed file, it has a hash of its own. Optimizers are left out, so a run that starts from it
+    It is used like any exported model. Rounding to 16 bits changes a generated grey level by a fraction of one;
+    evaluate the packed file, it has a hash of its own. Optimizers are left out, so a run that starts from it
     (`ummgat train --start-from`) is a new one, not an exact continuation.
 
     Parameters

@@ -1,9 +1,9 @@
 """A training cohort in one small file, to be carried to a machine with an accelerator and held in its memory there.
 
-It holds what a training run may read and nothing else: the drawn volumes within the training crop, their labels, and what
-the atlas shows beside each (`ummgat.train.atlas_learning`). Planes are WebP images; at the default quality their error in brain has
-a root mean square of about one grey level of 255, and background is exact. File names and paths stay behind; subject ids come
-along, since no subject may be its own reference.
+It holds what a training run may read and nothing else: the drawn volumes within the training crop, their labels, and
+what the atlas shows beside each (`ummgat.train.atlas_learning`). Planes are WebP images; at the default quality their
+error in brain has a root mean square of about one grey level of 255, and background is exact. File names and paths stay
+behind; subject ids come along, since no subject may be its own reference.
 """
 
 import io
@@ -70,8 +70,8 @@ class Packed:
     spreads: Bytes
     """Like `means`, coarser by `SPREAD_STEP`."""
     boxes: NDArray[np.float32]
-    """(subject, 3, 3): for plane, row and column of the packed image the start and length of what the atlas covers, and how many
-    voxels of it do."""
+    """(subject, 3, 3): for plane, row and column of the packed image the start and length of what the atlas covers, and
+    how many voxels of it do."""
 
     def mates(self) -> NDArray[np.int64]:
         """(volume, domain): the volume of the same subject in each domain; -1 where there is none."""
@@ -117,7 +117,8 @@ def pack(
         labels = own[0].study.labels()
         if labels is not None:
             tensors[f"{subject}.labels"] = _squeezed(_cut(np.asarray(labels), first, last, corner, size))
-        # Registered by one of its images, as that of a study with a single sequence is; in turn, so that each kind occurs.
+        # Registered by one of its images, as that of a study with a single sequence is; in turn, so that each kind
+        # occurs.
         at = atlas[subject, own[number % len(own)].sequence]
         tensors[f"{subject}.means"], mean_sizes = _coded(_tiled(at.means), ATLAS_QUALITY)
         spreads = at.spreads[:, ::SPREAD_STEP, ::SPREAD_STEP, ::SPREAD_STEP]
@@ -164,8 +165,8 @@ def load_packed(files: Sequence[Path], threads: int = 1) -> Packed:
         tensors, metadata = load_tensors(file, FORMAT)
         if domains not in (None, metadata["domains"]) or sizes not in (None, metadata["size"]):
             raise ValueError(
-                f"Packed files do not belong together: {file}. Found domains {metadata['domains']}, crop {metadata['size']}; "
-                f"expected {domains}, {sizes}. Pack them from one draw."
+                f"Packed files do not belong together: {file}. Found domains {metadata['domains']}, crop "
+                f"{metadata['size']}; expected {domains}, {sizes}. Pack them from one draw."
             )
         domains, sizes = metadata["domains"], metadata["size"]
         parts += [(tensors, told) for told in metadata["volumes"]]

@@ -1,8 +1,8 @@
 """How intensities of one domain relate to those of another, learnt from different subjects: which contrasts invert.
 
 Brains of two subjects, stretched to one frame, roughly overlap. What is dark in the T1 of one is, on average, bright in
-the T2 of others at the same place. That average as a function of the source's intensity, and of how close the brain's rim
-is, is a surface per pair of domains, and it needs no subject that has both.
+the T2 of others at the same place. That average as a function of the source's intensity, and of how close the brain's
+rim is, is a surface per pair of domains, and it needs no subject that has both.
 """
 
 from collections.abc import Sequence
@@ -77,9 +77,9 @@ class Relations(NamedTuple):
     """What the training cohort knows about its domains, without any pair."""
 
     curves: NDArray[np.float32]
-    """(n_domains, n_domains, RIMS, KNOTS): [source, target, rim, knot], expected target intensity in healthy brain, 1…255.
-    As `ummgat.model.tone.along_surface` takes them once scaled to [-1, 1]. The diagonal is the identity. NaN where no two
-    subjects show the two domains."""
+    """(n_domains, n_domains, RIMS, KNOTS): [source, target, rim, knot], expected target intensity in healthy brain,
+    1…255. As `ummgat.model.tone.along_surface` takes them once scaled to [-1, 1]. The diagonal is the identity. NaN
+    where no two subjects show the two domains."""
     spreads: NDArray[np.float32]
     """(n_domains, n_domains, KNOTS): standard deviation of target intensities that go with a source intensity. Where it
     is large, the source's intensity leaves open what the target shows. NaN as in `curves`; 0 on the diagonal."""
@@ -176,7 +176,9 @@ def _sums(brains: Sequence[_Brain]) -> _Sums:
 
 
 def _curve(sources: Sequence[_Brain], targets: Sequence[_Brain], sums: _Sums) -> tuple[NDArray[np.float64], ...]:
-    """Target intensity in other subjects by bin of source intensity: mean, standard deviation; mean by rim too, and pairs."""
+    """Target intensity in other subjects by bin of source intensity: mean, standard deviation; mean by rim too, and
+    pairs.
+    """
     shape = RIMS, BINS
     values, squares, counts = (np.zeros(shape) for _ in range(3))
     for source in sources:
@@ -215,7 +217,9 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.fl
 
 
 def _lesion(brains: Sequence[_Brain], label: int) -> tuple[float, float]:
-    """Mean and standard deviation inside their `label`; means over subjects, so that a large one does not speak for all."""
+    """Mean and standard deviation inside their `label`; means over subjects, so that a large one does not speak for
+    all.
+    """
     inside = [brain.values[brain.labels == label] for brain in brains]
     each = [(values.mean(), values.std()) for values in inside if values.size]
     mean, spread = np.mean(each, axis=0) if each else (np.nan, np.nan)

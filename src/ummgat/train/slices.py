@@ -143,7 +143,9 @@ def index_volumes(studies: Sequence[Study], draw: Draw, config: DataConfig) -> l
 
 
 def selection_volumes(studies: Sequence[Study], table: DomainTable, config: DataConfig) -> list[TrainingVolume]:
-    """Volumes of selection subjects that belong to a domain; all of one subject share planes and crop, to be compared."""
+    """Volumes of selection subjects that belong to a domain; all of one subject share planes and crop, to be
+    compared.
+    """
     volumes = []
     for study in studies:
         known = [q for q in study.acquired if Domain(study.center, q) in table]

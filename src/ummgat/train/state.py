@@ -37,7 +37,8 @@ _MAY_DIFFER = frozenset(
     {"patch", "window", "guide_window", "encoder_pool"}
     | {f"discriminator_{part}" for part in ("widths", "position", "statistics")}
 )
-"""Settings of `model` in which a run may differ from the model it starts from: what the size of a pixel asks for, and D."""
+"""Settings of `model` in which a run may differ from the model it starts from: what the size of a pixel asks for, and
+D."""
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_minutes", "validate_every", "log_every", "threads", "devices"})
 """Settings of `train` that may differ on resume. A longer run also moves the decay of the learning rates."""
@@ -70,9 +71,9 @@ def new_state(config: Config, n_domains: int, device: torch.device) -> TrainStat
 def started_from(path: Path, config: Config, table: DomainTable, device: torch.device) -> TrainState:
     """State before the first step, with the weights of an exported model.
 
-    Its averages become both the networks and their averages. D comes along if the file has it (`ummgat pack`) and the config
-    wants the same D, else it starts from random weights. A model of larger voxels may go on at smaller ones: what it reads in
-    patches of two pixels it then reads in patches of four, see `finer_patches`.
+    Its averages become both the networks and their averages. D comes along if the file has it (`ummgat pack`) and the
+    config wants the same D, else it starts from random weights. A model of larger voxels may go on at smaller ones:
+    what it reads in patches of two pixels it then reads in patches of four, see `finer_patches`.
 
     Parameters
     ----------
@@ -100,8 +101,8 @@ def started_from(path: Path, config: Config, table: DomainTable, device: torch.d
         different.append(f"domains {', '.join(metadata['domains'])} → {', '.join(table.names)}")
     if different:
         raise ValueError(
-            f"Model does not fit the run: {path}. Found different {'; '.join(different)}; expected the same networks and the same "
-            "domains in the same order. Draw with --domains as the model has them, or start without it."
+            f"Model does not fit the run: {path}. Found different {'; '.join(different)}; expected the same networks "
+            f"and the same domains in the same order. Draw with --domains as the model has them, or start without it."
         )
     state = new_state(config, len(table), device)
     same_d = all(
@@ -119,8 +120,8 @@ def started_from(path: Path, config: Config, table: DomainTable, device: torch.d
             module.load_state_dict(own)
         except RuntimeError as error:
             raise ValueError(
-                f"Model holds another architecture: {path}. Found {error}; expected the {name} of version {__version__}. Start "
-                "with the version that wrote it, or without it."
+                f"Model holds another architecture: {path}. Found {error}; expected the {name} of version "
+                f"{__version__}. Start with the version that wrote it, or without it."
             ) from error
     state.average = moving_average_of(state.nets)
     state.started_from = file_hash(path)
@@ -128,8 +129,8 @@ def started_from(path: Path, config: Config, table: DomainTable, device: torch.d
 
 
 def finer_patches(weights: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
-    """Weights of a generator that reads `factor` times smaller pixels, as the mean over what was one pixel; the same tokens
-    come of the same image, enlarged.
+    """Weights of a generator that reads `factor` times smaller pixels, as the mean over what was one pixel; the same
+    tokens come of the same image, enlarged.
     """
     if factor == 1:
         return weights
@@ -223,7 +224,8 @@ def load_state(
             if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted_names.items()}:
                 raise ValueError(
                     f"Checkpoint holds another architecture: {path}. Found other tensors for the {name} than version "
-                    f"{__version__} has; expected those of version {metadata['version']}'s code. Resume with that version."
+                    f"{__version__} has; expected those of version {metadata['version']}'s code. Resume with that "
+                    f"version."
                 )
             module.load_state_dict(own)
     for name, optimizer in state.optimizers.named():

@@ -33,8 +33,8 @@ REAL_SLICES = 64
 """Training slices per domain that stand for the domain."""
 
 DETAIL_GREYS = 10.0
-"""Grey levels that a factor of e too much or too little gradient energy costs a checkpoint: mean absolute error alone is
-won by the flattest images, which no segmentation model has seen."""
+"""Grey levels that a factor of e too much or too little gradient energy costs a checkpoint: mean absolute error alone
+is won by the flattest images, which no segmentation model has seen."""
 
 
 class Probe(NamedTuple):
@@ -86,7 +86,9 @@ def chosen_positions(volume: TrainingVolume, n: int) -> NDArray[np.int64]:
 
 
 def chosen_slices(volume: TrainingVolume, config: Config, n: int) -> tuple[Tensor, Tensor]:
-    """Up to `n` evenly spaced planes of the training crop, and their lesion masks: (n, 1, row, column), float32 and bool."""
+    """Up to `n` evenly spaced planes of the training crop, and their lesion masks: (n, 1, row, column), float32 and
+    bool.
+    """
     planes = volume.planes[chosen_positions(volume, n)]
     voxels, lesion = volume.study.volume(volume.sequence), volume.study.lesion()
     images = crop(voxels[planes], volume.corner, *config.data.crop)
@@ -96,7 +98,9 @@ def chosen_slices(volume: TrainingVolume, config: Config, n: int) -> tuple[Tenso
 
 @torch.inference_mode()
 def domain_codes(nets: Networks, real: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
-    """One code per domain and mode: `mean` of E over training slices, `mapper` mean over 1,000 latents. (n_domains, code_dim)."""
+    """One code per domain and mode: `mean` of E over training slices, `mapper` mean over 1,000 latents. (n_domains,
+    code_dim).
+    """
     device = next(nets.encoder.parameters()).device
     noise = torch.randn(1000, nets.mapper.latent_dim, generator=torch.Generator().manual_seed(seed)).to(device)
     means, mapped = [], []
