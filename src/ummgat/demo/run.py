@@ -1,4 +1,4 @@
-"""The main job from nothing, in minutes: phantom → prepare → train → complete → measure → report.
+"""The main job from nothing, in minutes: phantom → prepare → train → complete → measure → report → masks.
 
 The phantom knows the truth that the training never sees: one sequence per patient, two centers, nothing paired.
 """
@@ -22,6 +22,7 @@ from ummgat.core.each import gathered
 from ummgat.core.files import require_new, write_json, write_text
 from ummgat.core.metrics import rank_correlation
 from ummgat.core.study import Study, load_cohort, write_study
+from ummgat.demo.masks import demo_masks
 from ummgat.demo.report import demo_report
 from ummgat.model.weights import TrainedModel, load_model
 from ummgat.phantom import PhantomConfig, write_phantom
@@ -48,7 +49,8 @@ PHANTOM = PhantomConfig(
     sequences={"A": ("t1", "t1ce", "t2", "flair"), "B": ("t1", "t2")},
     spacing_mm=3.0,
 )
-"""18 training patients with one sequence each; the selection and test patients keep theirs, and the truth is kept aside."""
+"""18 training patients with one sequence each; the selection and test patients keep theirs, and the truth is kept
+aside."""
 
 INVERTING = (("t1", "t2"), ("t2", "t1"))
 
@@ -61,7 +63,7 @@ def run_demo(
     Parameters
     ----------
     out : Path
-        New folder; gets phantom/, cohort/, truth/, run/, completed/, evaluation/, report/, pictures and tables.
+        New folder; gets phantom/, cohort/, truth/, run/, completed/, evaluation/, report/, masks/, pictures and tables.
     seed : int
     iterations : int, optional
         Of training; default as preset `tiny` says.
@@ -77,32 +79,34 @@ def run_demo(
         "segmenter",
         "evaluation",
         "report",
+        "gaps",
+        "masks",
     ):  # a run of other settings could not be gone on with
         shutil.rmtree(out / name, ignore_errors=True)
     began = time.monotonic()
     config = load_config("tiny")
     update = {"seed": seed} | ({"iterations": iterations} if iterations else {})
     config = config.model_copy(update={"train": config.train.model_copy(update=update)})
-    console.print("[bold]1/6[/] Writing a phantom cohort: two centers, 18 training patients with one sequence each")
+    console.print("[bold]1/7[/] Writing a phantom cohort: two centers, 18 training patients with one sequence each")
     write_phantom(out / "phantom", PhantomConfig(**(PHANTOM.model_dump() | {"seed": seed})), overwrite=overwrite)
-    console.print("[bold]2/6[/] Preparing it")
+    console.print("[bold]2/7[/] Preparing it")
     cohort, truth = _prepare(out, config, overwrite)
-    console.print("[bold]3/6[/] Training without pairs")
+    console.print("[bold]3/7[/] Training without pairs")
     split = json.loads((out / "phantom" / "split.json").read_text())
     truths = {study.subject: study for study in truth}
     complete_ones = [truths[s] for s in split["selection"] if truths[s].center == "A"]
     model = _train(out, config, cohort, complete_ones, seed, console)
-    console.print("[bold]4/6[/] Completing a test patient of whom only the T1 is left")
+    console.print("[bold]4/7[/] Completing a test patient of whom only the T1 is left")
     tests = [study for study in cohort if study.subject in split["test"]]
     trust = _complete_one(out, model, tests[0], truths[tests[0].subject], overwrite)
-    console.print("[bold]5/6[/] Measuring against the truth that training never saw")
+    console.print("[bold]5/7[/] Measuring against the truth that training never saw")
     rows = gathered(measure(model, tests, truths))
     summary = medians(rows)
     write_rows(out / "directions.csv", rows)
     write_text(out / "directions.md", direction_table(summary, "A"))
     _pictures(out, model, tests[0], truths[tests[0].subject])
     console.print(_table(summary))
-    console.print("[bold]6/6[/] Does it help a segmenter? Every way to lack sequences, every substitute")
+    console.print("[bold]6/7[/] Does it help a segmenter? One sequence missing, or all but one, and every substitute")
     parts = {"training": split["train"], "test": split["test"]}
     with _bar(console) as progress:
         task = progress.add_task("", total=1)
@@ -115,6 +119,9 @@ def run_demo(
             lambda what, done, n: progress.update(task, description=what, completed=done, total=n),
         )
     console.print(f"Report, with every table and figure: {page}")
+    console.print("[bold]7/7[/] From what three test patients have left to masks, by the real command")
+    masks = demo_masks(out, model, [truths[study.subject] for study in tests if study.center == "A"])
+    console.print(f"Masks, volumes and pages: {masks}")
     return _verdict(summary, trust, out, time.monotonic() - began, console)
 
 
@@ -161,7 +168,9 @@ def _bar(console: Console) -> Progress:
 
 
 def _complete_one(out: Path, model: TrainedModel, study: Study, truth: Study, overwrite: bool) -> dict[str, float]:
-    """Take all but the T1 away from a test patient, complete it by the real command, and see whether reliability tells the error."""
+    """Take all but the T1 away from a test patient, complete it by the real command, and see whether reliability tells
+    the error.
+    """
     only_t1 = out / "incomplete" / study.subject
     record = study.record.model_copy(deep=True)
     record.images = {"t1": record.images["t1"]}
