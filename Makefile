@@ -29,7 +29,7 @@ demo: $(STAMP) ## train on synthetic patients and complete the test studies: pic
 	$(BIN)/ummgat demo --out demo
 
 test: check ## everything CI runs: check, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(STAMP) ## lint, format and types
 	$(BIN)/ruff check .

@@ -16,6 +16,12 @@ from ummgat.phantom import tiny_cohort
 from ummgat.prepare.cohort import prepare_cohort
 from ummgat.prepare.settings import PrepareSettings
 
+
+def pytest_collection_modifyitems(items):
+    """The longest test first: whoever has it last keeps the other processes waiting."""
+    items.sort(key=lambda item: item.path.name != "test_learning.py")
+
+
 DOMAINS = ["A/t1", "A/t1ce", "A/t2", "B/t2"]
 """Four of the six domains of the cohort; in the strict draw one subject each."""
 
